@@ -1,0 +1,131 @@
+#include <algorithm>
+#include <memory>
+
+#include "adam.hpp"
+#include "bindings.hpp"
+#include "thread_pool.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+void check_ids(const int64_t* ids, int64_t n, int64_t num_rows) {
+    for (int64_t i = 0; i < n; ++i)
+        if (ids[i] < 0 || ids[i] >= num_rows)
+            throw std::out_of_range("ids[" + std::to_string(i) + "] = " + std::to_string(ids[i]) +
+                                    ", expected 0 <= id < " + std::to_string(num_rows));
+}
+
+void check_shape(const py::array& array, int64_t rows, int64_t dim, const char* name) {
+    require(array.ndim() == 2 && array.shape(0) == rows && array.shape(1) == dim,
+            std::string(name) + ": expected shape (" + std::to_string(rows) + ", " +
+                std::to_string(dim) + ")");
+}
+
+// The buffers of one table and its hyperparameters, kept alive together; owns no numbers itself.
+class AdamView {
+  public:
+    AdamView(Array<float> weight, Array<float> exp_avg, Array<float> exp_avg_sq,
+             Array<int32_t> stamp, double beta1, double beta2, double eps, Array<double> step_size,
+             Array<double> inv_sqrt_correction)
+        : weight_(std::move(weight)),
+          exp_avg_(std::move(exp_avg)),
+          exp_avg_sq_(std::move(exp_avg_sq)),
+          stamp_(std::move(stamp)),
+          step_size_(std::move(step_size)),
+          inv_sqrt_correction_(std::move(inv_sqrt_correction)) {
+        require(weight_.ndim() == 2, "weight: expected 2 dimensions (rows, dim)");
+        const int64_t rows = weight_.shape(0), dim = weight_.shape(1);
+        require(rows <= INT32_MAX, "weight: more than 2^31 - 1 rows");
+        check_shape(exp_avg_, rows, dim, "exp_avg");
+        check_shape(exp_avg_sq_, rows, dim, "exp_avg_sq");
+        require(stamp_.ndim() == 1 && stamp_.shape(0) == rows, "stamp: expected shape (rows,)");
+        table = {weight_.mutable_data(),
+                 exp_avg_.mutable_data(),
+                 exp_avg_sq_.mutable_data(),
+                 stamp_.mutable_data(),
+                 rows,
+                 dim};
+        hyper = {beta1, beta2, static_cast<float>(eps), step_size_.data(),
+                 inv_sqrt_correction_.data()};
+    }
+
+    void check_step(int64_t t) const {
+        require(t >= 0 && t < step_size_.size() && t < inv_sqrt_correction_.size(),
+                "step " + std::to_string(t) + " is beyond the step tables");
+    }
+
+    AdamTable table;
+    AdamHyper hyper;
+
+  private:
+    Array<float> weight_, exp_avg_, exp_avg_sq_;
+    Array<int32_t> stamp_;
+    Array<double> step_size_, inv_sqrt_correction_;
+};
+
+void gather_rows(AdamView& view, int64_t t, const GatherPlan& plan, Array<float> out) {
+    view.check_step(t);
+    check_shape(out, static_cast<int64_t>(plan.order.size()), view.table.dim, "out");
+    float* rows = out.mutable_data();
+    py::gil_scoped_release release;
+    adam_catch_up_and_gather(view.table, view.hyper, plan, t, rows);
+}
+
+void read_rows(AdamView& view, int64_t t, const Array<int64_t>& ids, Array<float> out) {
+    view.check_step(t);
+    check_ids(ids.data(), ids.size(), view.table.num_rows);
+    check_shape(out, ids.size(), view.table.dim, "out");
+    float* rows = out.mutable_data();
+    py::gil_scoped_release release;
+    adam_read(view.table, view.hyper, ids.data(), ids.size(), t, rows);
+}
+
+void update_rows(AdamView& view, int64_t t, const GatherPlan& plan, const Array<float>& grads) {
+    view.check_step(t);
+    check_shape(grads, static_cast<int64_t>(plan.order.size()), view.table.dim, "grads");
+    const float* gradients = grads.data();
+    py::gil_scoped_release release;
+    adam_update(view.table, view.hyper, plan, gradients, t);
+}
+
+void flush_rows(AdamView& view, int64_t t) {
+    view.check_step(t);
+    py::gil_scoped_release release;
+    adam_flush(view.table, view.hyper, t);
+}
+
+std::shared_ptr<GatherPlan> plan_gather(const Array<int64_t>& ids, int64_t num_rows) {
+    check_ids(ids.data(), ids.size(), num_rows);
+    require(ids.size() <= INT32_MAX, "ids: more than 2^31 - 1 in one gather");
+    py::gil_scoped_release release;
+    return std::make_shared<GatherPlan>(make_gather_plan(ids.data(), ids.size(), num_rows));
+}
+
+}  // namespace
+
+void register_adam(py::module_& m) {
+    // noconvert everywhere: a silently converted copy would swallow what is written to it.
+    py::class_<GatherPlan, std::shared_ptr<GatherPlan>>(m, "GatherPlan")
+        .def(py::init(&plan_gather), py::arg("ids").noconvert(), py::arg("num_rows"));
+    py::class_<AdamView>(m, "AdamView")
+        .def(py::init<Array<float>, Array<float>, Array<float>, Array<int32_t>, double, double,
+                      double, Array<double>, Array<double>>(),
+             py::arg("weight").noconvert(), py::arg("exp_avg").noconvert(),
+             py::arg("exp_avg_sq").noconvert(), py::arg("stamp").noconvert(), py::arg("beta1"),
+             py::arg("beta2"), py::arg("eps"), py::arg("step_size").noconvert(),
+             py::arg("inv_sqrt_correction").noconvert())
+        .def("gather", &gather_rows, py::arg("t"), py::arg("plan"), py::arg("out").noconvert())
+        .def("read", &read_rows, py::arg("t"), py::arg("ids").noconvert(),
+             py::arg("out").noconvert())
+        .def("update", &update_rows, py::arg("t"), py::arg("plan"), py::arg("grads").noconvert())
+        .def("flush", &flush_rows, py::arg("t"));
+    m.def(
+        "set_num_threads",
+        [](int threads) {
+            py::gil_scoped_release release;
+            ThreadPool::instance().resize(threads);
+        },
+        py::arg("threads"));
+    m.def("num_threads", [] { return ThreadPool::instance().size(); });
+}

@@ -1,0 +1,12 @@
+// Python bindings of the C++ code. Each topic registers itself; nothing is computed here.
+#include <pybind11/pybind11.h>
+
+#include "bindings.hpp"
+
+PYBIND11_MODULE(_remi_fast_C, m) {
+    m.doc() = "C++ code of remi-fast; use it through remi_fast.kernels.native";
+    m.attr("INTERFACE_VERSION") = 1;  // raised whenever a signature here changes
+    register_loader(m);
+    register_adam(m);
+    register_self_attentive(m);
+}

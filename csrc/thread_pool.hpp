@@ -1,0 +1,117 @@
+#pragma once
+// One pool of worker threads for the whole process, shared by every parallel loop in csrc.
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+class ThreadPool {
+  public:
+    static ThreadPool& instance() {
+        // Never destroyed: joining threads while the interpreter shuts down can hang.
+        static ThreadPool* pool = new ThreadPool();
+        return *pool;
+    }
+
+    // Number of threads that take part in a loop, the calling one included. 0 = all cores.
+    void resize(int threads) {
+        std::lock_guard<std::mutex> one_caller(call_);
+        stop_workers();
+        if (threads <= 0) threads = static_cast<int>(std::thread::hardware_concurrency());
+        size_ = threads < 1 ? 1 : threads;
+    }
+
+    int size() const { return size_; }
+
+    // Runs body(begin, end) over [0, n) in at most size() contiguous ranges; blocks until done.
+    // Where a range begins depends on n and size() only, and no result may depend on it.
+    void parallel_for(int64_t n, const std::function<void(int64_t, int64_t)>& body) {
+        std::lock_guard<std::mutex> one_caller(call_);
+        const int64_t parts = n < size_ ? n : size_;
+        if (parts <= 1) {
+            if (n > 0) body(0, n);
+            return;
+        }
+        start_workers();
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            body_ = &body;
+            n_ = n;
+            parts_ = parts;
+            next_ = 1;  // part 0 is the caller's
+            pending_ = parts;
+            ++generation_;
+        }
+        wake_.notify_all();
+        run_part(0);
+        for (int64_t part; (part = take()) >= 0;) run_part(part);
+        std::unique_lock<std::mutex> lock(mutex_);
+        done_.wait(lock, [this] { return pending_ == 0; });
+        body_ = nullptr;
+        if (error_) {
+            std::exception_ptr error = error_;
+            error_ = nullptr;
+            std::rethrow_exception(error);
+        }
+    }
+
+  private:
+    ThreadPool() { resize(0); }
+
+    void start_workers() {
+        while (static_cast<int>(workers_.size()) < size_ - 1)
+            workers_.emplace_back([this, seen = generation_]() mutable { work(seen); });
+    }
+
+    void stop_workers() {
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            stopping_ = true;
+        }
+        wake_.notify_all();
+        for (auto& worker : workers_) worker.join();
+        workers_.clear();
+        stopping_ = false;
+    }
+
+    int64_t take() {
+        std::lock_guard<std::mutex> lock(mutex_);
+        return body_ != nullptr && next_ < parts_ ? next_++ : -1;
+    }
+
+    void run_part(int64_t part) {
+        try {
+            (*body_)(n_* part / parts_, n_ * (part + 1) / parts_);
+        } catch (...) {
+            std::lock_guard<std::mutex> lock(mutex_);
+            if (!error_) error_ = std::current_exception();
+        }
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (--pending_ == 0) done_.notify_all();
+    }
+
+    void work(uint64_t seen) {
+        for (;;) {
+            {
+                std::unique_lock<std::mutex> lock(mutex_);
+                wake_.wait(lock, [&] { return stopping_ || generation_ != seen; });
+                if (stopping_) return;
+                seen = generation_;
+            }
+            for (int64_t part; (part = take()) >= 0;) run_part(part);
+        }
+    }
+
+    std::mutex call_;   // one loop at a time
+    std::mutex mutex_;  // guards everything below
+    std::condition_variable wake_, done_;
+    std::vector<std::thread> workers_;
+    const std::function<void(int64_t, int64_t)>* body_ = nullptr;
+    std::exception_ptr error_;
+    int64_t n_ = 0, parts_ = 0, next_ = 0, pending_ = 0;
+    uint64_t generation_ = 0;
+    int size_ = 1;
+    bool stopping_ = false;
+};

@@ -1,0 +1,4 @@
+"""The mathematics of remi-fast: each operation beside its eager reference.
+
+Imported as `remi_fast.kernels`, never as `kernels`. See CONTRIBUTING.md for the rooms.
+"""

@@ -1,0 +1,136 @@
+"""Every operation as its plain formula in PyTorch: the specification the fast versions are tested
+against. Any floating dtype; differentiated by autograd; stores whatever is convenient.
+
+Formulas: REMI (Xie et al., RecSys 2023), ComiRec (Cen et al., KDD 2020), Adam (Kingma and Ba,
+2015); see docs/method.md.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def ihn_loss(
+    query: Tensor,
+    target: Tensor,
+    negatives: Tensor,
+    *,
+    beta: float,
+    detach_weights: bool = False,
+    log_q: Tensor | None = None,
+    target_log_q: Tensor | None = None,
+    log_scale: float | None = None,
+    target_ids: Tensor | None = None,
+    negative_ids: Tensor | None = None,
+) -> Tensor:
+    """Interest-aware hard negative loss per row; see `remi_fast.functional.ihn_loss`."""
+    num_negatives = negatives.shape[0]
+    if num_negatives == 0:  # nothing to compare with
+        return (query * target).sum(dim=1) * 0 + negatives.sum() * 0
+    scores = query @ negatives.T
+    proposal = torch.zeros_like(scores) if log_q is None else log_q.to(scores).expand_as(scores)
+    empty = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+    if target_ids is not None and negative_ids is not None:
+        same = target_ids[:, None] == negative_ids[None, :]
+        empty = same.all(dim=1)
+        same = same & ~empty[:, None]  # rows without negatives are left out at the end
+        proposal = proposal.masked_fill(same, math.inf)
+    if detach_weights:  # the weights of the mean of exp(s) are constants
+        log_weights = torch.log_softmax(beta * scores.detach() - proposal, dim=1)
+        log_mean_exp = torch.logsumexp(scores + log_weights, dim=1)
+    else:
+        log_mean_exp = torch.logsumexp((1 + beta) * scores - proposal, dim=1)
+        log_mean_exp = log_mean_exp - torch.logsumexp(beta * scores - proposal, dim=1)
+    target_score = (query * target).sum(dim=1)
+    if target_log_q is not None:
+        target_score = target_score - target_log_q.to(scores)
+    scale = math.log(num_negatives) if log_scale is None else log_scale
+    loss = torch.nn.functional.softplus(log_mean_exp + scale - target_score)
+    return torch.where(empty, torch.zeros_like(loss), loss)
+
+
+def select_interest(interests: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The interest of each user nearest to the target: argmax_k <v_k, e_target> (ComiRec, eq. 9).
+
+    interests (B, K, d), target (B, d) -> query (B, d), chosen (B,) int64. The choice itself has no
+    gradient; on a tie the first interest wins.
+    """
+    with torch.no_grad():
+        chosen = torch.einsum("bkd,bd->bk", interests, target).argmax(dim=1)
+    return interests[torch.arange(len(chosen), device=chosen.device), chosen], chosen
+
+
+def routing_regularizer(routing: Tensor, dim: int) -> Tensor:
+    """Routing regularizer per user; see `remi_fast.functional.routing_regularizer`."""
+    centred = routing - routing.mean(dim=2, keepdim=True)
+    variance = centred.square().sum(dim=2) / dim
+    return variance.square().sum(dim=1)
+
+
+def self_attentive_extractor(
+    history: Tensor, length: Tensor, positions: Tensor, w1: Tensor, w2: Tensor
+) -> tuple[Tensor, Tensor]:
+    """ComiRec-SA: interests and routing from the embedded history (ComiRec, section 3.3).
+
+    A = softmax_L(W2 tanh(W1 (H + P))), V = A H.
+
+    Shapes: history (B, L, d), length (B,) ints in [0, L] (right padding), positions (L, d),
+    w1 (d, h), w2 (h, K) -> interests (B, K, d), routing (B, K, L), which is 0 on padding; a user
+    of length 0 gets zeros.
+    """
+    steps = torch.arange(history.shape[1], device=history.device)
+    padding = steps[None, :] >= length[:, None]
+    logits = torch.tanh((history + positions) @ w1) @ w2
+    logits = logits.masked_fill(padding[:, :, None], -math.inf)
+    empty = (length == 0)[:, None, None]
+    routing = torch.softmax(logits.masked_fill(empty, 0.0), dim=1)
+    routing = routing.masked_fill(padding[:, :, None], 0.0).transpose(1, 2)
+    values = history.masked_fill(padding[:, :, None], 0.0)
+    return routing @ values, routing
+
+
+def adam_catch_up(
+    weight: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    stamp: Tensor,
+    *,
+    lrs: list[float],
+    beta1: float,
+    beta2: float,
+    eps: float,
+) -> None:
+    """Replay in place, with gradient 0, the Adam steps that each row has missed.
+
+    weight, exp_avg, exp_avg_sq (R, d), stamp (R,) int: the step each row is at. lrs[j - 1] is the
+    learning rate of step j; afterwards every touched row (stamp > 0) is at step len(lrs).
+    """
+    if not (stamp > 0).any():
+        return
+    for j in range(int(stamp[stamp > 0].min()) + 1, len(lrs) + 1):
+        behind = (stamp > 0) & (stamp < j)
+        gradient = torch.zeros_like(weight[behind])
+        rows = (weight[behind], exp_avg[behind], exp_avg_sq[behind])
+        adam_step(*rows, gradient, step=j, lr=lrs[j - 1], beta1=beta1, beta2=beta2, eps=eps)
+        weight[behind], exp_avg[behind], exp_avg_sq[behind] = rows
+        stamp[behind] = j
+
+
+def adam_step(
+    weight: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    gradient: Tensor,
+    *,
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+) -> None:
+    """One Adam step in place (Kingma and Ba, algorithm 1, with torch.optim.Adam's placing of eps)."""
+    exp_avg.mul_(beta1).add_(gradient, alpha=1 - beta1)
+    exp_avg_sq.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+    denominator = (exp_avg_sq / (1 - beta2**step)).sqrt_().add_(eps)
+    weight.addcdiv_(exp_avg, denominator, value=-lr / (1 - beta1**step))

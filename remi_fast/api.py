@@ -1,0 +1,84 @@
+"""What the command line does, as functions: train, resume, load."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from remi_fast.config import DEMO, Config
+from remi_fast.errors import DataError, RemiFastError
+from remi_fast.training import trainer
+from remi_fast.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from remi_fast.data.dataset import Dataset
+    from remi_fast.retrieval.recommend import Recommender
+
+
+def train(data: str | Path, out: str | Path, config: Config | None = None) -> dict[str, Any]:
+    """Train a model and write a run folder.
+
+    Args:
+        data: a folder made by `remi-fast prepare`, a raw file (prepared inside the run folder
+            with the default settings), or "demo" (a generated, synthetic dataset).
+        out: the run folder, which must not exist.
+        config: the published settings if None.
+
+    Returns:
+        The contents of result.json; {"interrupted": True, "step": n} after Ctrl-C.
+
+    Raises:
+        RunFolderError: `out` exists. DataError, CorruptFileError: the data cannot be used; no
+        run folder is left behind then. NonFiniteError: the loss stopped being finite.
+    """
+    config = config or Config()
+    run = RunFolder.create(Path(out), config)
+    try:
+        dataset = open_data(data, run.path / "data")
+    except BaseException:
+        shutil.rmtree(run.path, ignore_errors=True)  # nothing but settings in it so far
+        raise
+    return trainer.start(dataset, run, config)
+
+
+def resume(run: str | Path) -> dict[str, Any]:
+    """Continue a run from its last checkpoint, bit for bit as if it had never stopped."""
+    return trainer.resume(Path(run))
+
+
+def open_data(data: str | Path, prepare_in: Path) -> "Dataset":
+    """Open a prepared folder, or prepare a raw file or the demo data in `prepare_in`."""
+    from remi_fast.data.dataset import Dataset
+
+    if str(data) == DEMO:
+        from remi_fast.data.demo import prepare_demo
+
+        return prepare_demo(prepare_in)
+    path = Path(data)
+    if (path / "manifest.json").is_file():
+        return Dataset.open(path)
+    if not path.exists():
+        raise DataError(
+            f"{path}: no such file or folder, expected a prepared folder, a raw file, or {DEMO!r}"
+        )
+    from remi_fast.data.prepare import PrepareSettings, prepare
+
+    return prepare([path], prepare_in, PrepareSettings())
+
+
+def load(run: str | Path) -> "Recommender":
+    """The best model of a run, ready to recommend.
+
+    Raises RunFolderError if `run` is not a run folder or has no best checkpoint yet,
+    CorruptFileError if a file of it was damaged.
+    """
+    import polars
+
+    from remi_fast.retrieval.recommend import Recommender
+
+    folder = RunFolder.open(Path(run))
+    if not folder.items_file.is_file():
+        raise RemiFastError(f"{folder.items_file}: file is missing")
+    items = polars.read_parquet(folder.items_file)
+    config = folder.config()
+    trainer.set_threads(config.train.threads)
+    return Recommender(trainer.load_model(folder, config, len(items) + 1), items)

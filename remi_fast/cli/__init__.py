@@ -1,0 +1,76 @@
+"""The command line `remi-fast`: one module a command, imported only when it runs."""
+
+import logging
+import os
+import sys
+from importlib import import_module
+
+from remi_fast import __version__
+from remi_fast.errors import ConfigError, RemiFastError
+
+COMMANDS = {
+    "prepare": "make a dataset folder from raw interactions",
+    "train": "train a model",
+    "evaluate": "recall, hit rate and ndcg of a trained model",
+    "recommend": "recommend items for histories of known or new users",
+    "info": "versions, hardware, and what each backend can do",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; return its exit status: 0, 1 (it failed), 2 (bad usage), 130 (interrupted)."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"remi-fast {__version__}")
+        return 0
+    command, rest = words[0], words[1:]
+    logging.basicConfig(format="remi-fast: %(message)s", level=logging.INFO, stream=sys.stderr)
+    # Idle OpenMP workers of torch must sleep, not spin: the C++ threads share their cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        return _run(command, rest)
+    except ConfigError as error:
+        print(f"remi-fast {command}: {error}", file=sys.stderr)
+        return 2
+    except RemiFastError as error:
+        print(f"remi-fast {command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"remi-fast {command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    from remi_fast.config import nearest
+
+    if command not in COMMANDS:
+        raise ConfigError(
+            f"unknown command, expected one of: {', '.join(COMMANDS)}"
+            + nearest(command, list(COMMANDS))
+        )
+    from jsonargparse import ArgumentParser
+
+    from remi_fast.config import parse
+
+    module = import_module(f"remi_fast.cli.{command}")
+    parser = ArgumentParser(
+        prog=f"remi-fast {command}", description=module.__doc__, exit_on_error=False
+    )
+    module.add_arguments(parser)
+    arrange = getattr(module, "arrange", list)
+    status: int = module.run(parse(parser, arrange(arguments)))
+    return status
+
+
+def _overview() -> str:
+    commands = "\n".join(f"  {name:<11}{text}" for name, text in COMMANDS.items())
+    return (
+        "usage: remi-fast COMMAND ...\n\n"
+        "Fast, exact training of multi-interest retrieval models (REMI).\n\n"
+        f"{commands}\n\n"
+        "`remi-fast COMMAND --help` explains each; `remi-fast --version` prints the version.\n"
+        "To begin: remi-fast train demo --out runs/demo"
+    )

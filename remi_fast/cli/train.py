@@ -1,0 +1,99 @@
+"""Train a model. DATA is a folder made by `remi-fast prepare`, a raw file, or `demo` (generated,
+synthetic data). Settings: --preset, then --config, then dotted options; later ones win."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from remi_fast.config import (
+    DEMO,
+    add_config_arguments,
+    config_from_namespace,
+    preset_names,
+    preset_path,
+)
+from remi_fast.errors import ConfigError
+
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+
+def add_arguments(parser: "ArgumentParser") -> None:
+    """Declare the command's arguments."""
+    from jsonargparse import ActionConfigFile
+
+    parser.add_argument("data", nargs="?", help="prepared folder, raw file, or demo")
+    parser.add_argument("--out", required=True, help="run folder to make (or to --resume)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    parser.add_argument("--preset", help=f"packaged settings: {', '.join(preset_names())}")
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of settings")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_config_arguments(parser)
+
+
+def arrange(words: list[str]) -> list[str]:
+    """Put --preset first and --config next, so that precedence does not depend on the order.
+
+    The demo data comes with a preset of its name.
+    """
+    presets: list[str] = []
+    configs: list[str] = []
+    others: list[str] = []
+    waiting: list[str] | None = None
+    for word in words:
+        name, _, value = word.partition("=")
+        kind = {"--preset": presets, "--config": configs}.get(name)
+        if waiting is not None:
+            waiting.append(word)
+            waiting = None
+        elif kind is not None and value:
+            kind.append(value)
+        elif kind is not None:
+            waiting = kind
+        else:
+            others.append(word)
+    if waiting is not None:
+        raise ConfigError(f"{words[-1]}: got nothing, expected a value after it")
+    if not presets and DEMO in others and "--resume" not in others:
+        presets = [DEMO]
+    files = [str(preset_path(preset)) for preset in presets] + configs
+    return [part for file in files for part in ("--config", file)] + others
+
+
+def run(arguments: Any) -> int:
+    """Train, then print the test metrics."""
+    from remi_fast import api
+
+    if arguments.resume:
+        if arguments.data is not None:
+            raise ConfigError(
+                f"--resume: got DATA {arguments.data!r}, expected none: "
+                "a run continues on its own data and settings"
+            )
+        result = api.resume(arguments.out)
+    else:
+        if arguments.data is None:
+            raise ConfigError("DATA: got nothing, expected a prepared folder, a raw file, or demo")
+        result = api.train(arguments.data, arguments.out, config_from_namespace(arguments))
+    if arguments.json:
+        print(json.dumps(result))
+    elif result.get("interrupted"):
+        print(
+            f"interrupted after step {result['step']}; continue with: "
+            f"remi-fast train --out {arguments.out} --resume"
+        )
+    else:
+        _print_result(result, arguments.out)
+    return 130 if result.get("interrupted") else 0
+
+
+def _print_result(result: dict[str, Any], out: str) -> None:
+    from remi_fast.cli.tables import metrics_table
+
+    train = result["train"]
+    print(
+        f"{train['steps']} steps in {train['seconds']:.1f} s of training "
+        f"({train['samples_per_s']:,.0f} samples/s), best at step {result['best_step']}"
+    )
+    metrics_table({"valid": result["valid"], "test": result["test"]})
+    print(f"run folder: {out}")

@@ -1,0 +1,227 @@
+"""The configuration: every key, its default and its meaning, in one place.
+
+Packaged presets < `--config FILE` (YAML) < dotted options; jsonargparse does the merging. Defaults
+are the published settings of REMI (RecSys 2023).
+"""
+
+import dataclasses
+import difflib
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from remi_fast.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+PRESETS = Path(__file__).parent / "presets"
+DEMO = "demo"  # name of the generated dataset, and of the preset that goes with it
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The model.
+
+    Args:
+        name: Interest extractor.
+        dim: Embedding size d.
+        num_interests: Interests (vectors) per user, K.
+        max_history: Items of a history that are used, L: the most recent ones.
+    """
+
+    name: Literal["comirec-sa"] = "comirec-sa"
+    dim: int = 64
+    num_interests: int = 4
+    max_history: int = 20
+
+    def __post_init__(self) -> None:
+        _at_least("model.dim", self.dim, 1)
+        _at_least("model.num_interests", self.num_interests, 1)
+        _at_least("model.max_history", self.max_history, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """The loss. beta 0 and rr_lambda 0 is the plain sampled softmax.
+
+    Args:
+        beta: Hardness of the negatives (IHN); 0 weighs them all alike.
+        rr_lambda: Strength of the routing regularizer (RR); 0 turns it off.
+        num_negatives: Negatives drawn per step, N, shared by the whole batch.
+        sampler: Distribution the negatives are drawn from.
+        mask_hits: Leave negatives out that are the row's own target.
+        detach_weights: Treat the importance weights of IHN as constants.
+    """
+
+    beta: float = 1.0
+    rr_lambda: float = 100.0
+    num_negatives: int = 1280
+    sampler: Literal["uniform"] = "uniform"
+    mask_hits: bool = False
+    detach_weights: bool = False
+
+    def __post_init__(self) -> None:
+        _at_least("loss.beta", self.beta, 0)
+        _at_least("loss.rr_lambda", self.rr_lambda, 0)
+        _at_least("loss.num_negatives", self.num_negatives, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """The optimizer: Adam, for the item table and the extractor alike.
+
+    Args:
+        lr: Learning rate.
+    """
+
+    lr: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _at_least("optim.lr", self.lr, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The training run.
+
+    Args:
+        batch_size: Samples per step, B.
+        steps: Most steps to train.
+        eval_every: Steps between validations.
+        eval_users: Validation users evaluated each time (an even sample); 0 is all of them.
+        checkpoint_every: Steps between checkpoints; 0 is at every validation.
+        patience: Validations without a better recall@50 before training stops.
+        sampling: uniform (a uniform user, then a uniform position) or epoch (each target once).
+        min_history: Fewest items before a training target.
+        seed: Seed of everything random.
+        device: Where to train.
+        backend: Implementation of the operations; auto takes the fastest there is.
+        precision: Arithmetic of the training step.
+        threads: CPU threads; 0 is one a core.
+    """
+
+    batch_size: int = 128
+    steps: int = 1_000_000
+    eval_every: int = 1000
+    eval_users: int = 0
+    checkpoint_every: int = 0
+    patience: int = 50
+    sampling: Literal["uniform", "epoch"] = "uniform"
+    min_history: int = 4
+    seed: int = 1
+    device: Literal["auto", "cpu"] = "auto"
+    backend: Literal["auto", "native", "reference"] = "auto"
+    precision: Literal["fp32"] = "fp32"
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "steps", "eval_every", "patience", "min_history"):
+            _at_least(f"train.{name}", getattr(self, name), 1)
+        for name in ("eval_users", "checkpoint_every", "seed", "threads"):
+            _at_least(f"train.{name}", getattr(self, name), 0)
+        for name, bound in (("seed", 2**63), ("steps", 2**31 - 1)):
+            if getattr(self, name) >= bound:
+                got = getattr(self, name)
+                raise ConfigError(f"train.{name}: got {got}, expected less than {bound}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that decides a training run, besides the data.
+
+    Args:
+        model: The model.
+        loss: The loss.
+        optim: The optimizer.
+        train: The training run.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def _at_least(key: str, value: float, least: float) -> None:
+    if not (value >= least and math.isfinite(value)):
+        raise ConfigError(f"{key}: got {value}, expected a finite number >= {least}")
+
+
+def preset_names() -> list[str]:
+    """Names of the packaged presets."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def preset_path(name: str) -> Path:
+    """File of a packaged preset; ConfigError, with the nearest name, if there is none."""
+    if name not in preset_names():
+        raise ConfigError(
+            f"preset: got {name!r}, expected one of: {', '.join(preset_names())}"
+            + nearest(name, preset_names())
+        )
+    return PRESETS / f"{name}.yaml"
+
+
+def add_config_arguments(parser: "ArgumentParser") -> None:
+    """Add every configuration key to a jsonargparse parser as a dotted option."""
+    parser.add_class_arguments(Config)
+
+
+def load_config(file: Path, options: tuple[str, ...] = ()) -> Config:
+    """A YAML file, then dotted options (`--loss.beta=0.1`), over the defaults.
+
+    Raises ConfigError naming file or key, what was got and what was expected.
+    """
+    from jsonargparse import ActionConfigFile, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action=ActionConfigFile)
+    add_config_arguments(parser)
+    return config_from_namespace(parse(parser, ["--config", str(file), *options]))
+
+
+def parse(parser: "ArgumentParser", arguments: list[str]) -> Any:
+    """`parser.parse_args`, with errors as ConfigError that name the nearest known key."""
+    from argparse import ArgumentError
+
+    try:
+        return parser.parse_args(arguments)
+    except (ArgumentError, TypeError) as error:
+        message = " ".join(str(error).split())
+        known = [action.dest for action in parser._actions]
+        raise ConfigError(message + _nearest_key(message, known)) from None
+
+
+def config_from_namespace(namespace: Any) -> Config:
+    """Make the (validated) Config of a parsed namespace that may hold other arguments too."""
+    sections = {
+        "model": ModelConfig,
+        "loss": LossConfig,
+        "optim": OptimConfig,
+        "train": TrainConfig,
+    }
+    return Config(**{name: make(**vars(namespace[name])) for name, make in sections.items()})  # type: ignore[arg-type]
+
+
+def _nearest_key(message: str, known: list[str]) -> str:
+    unknown = re.search(r"unrecognized arguments?: -*([\w.]+)", message)
+    if unknown:
+        return nearest(unknown.group(1), known)
+    unknown = re.search(r"(?:[Gg]roup '(\w+)' )?does not accept option '([\w.]+)'", message)
+    if unknown:
+        return nearest(".".join(part for part in unknown.groups() if part), known)
+    return ""
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """ "; did you mean X?" for the nearest of the known words, or nothing."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def as_dict(config: Config) -> dict[str, Any]:
+    """The configuration as nested plain values, as `config.yaml` holds it."""
+    return dataclasses.asdict(config)

@@ -1,0 +1,182 @@
+"""The operations of REMI as functions, for any model and training loop.
+
+    import remi_fast.functional as F
+
+`backend` is "auto" (the fastest for the device), "native" or "reference"; a name that cannot run
+is a ValueError, never a silent fallback.
+"""
+
+import torch
+from torch import Tensor
+
+from remi_fast.kernels.ihn_loss import ihn_loss as _ihn_loss
+from remi_fast.kernels.multi_interest_ihn_loss import multi_interest_ihn_loss_rows
+from remi_fast.kernels.negatives import sample_negatives as _sample_negatives
+from remi_fast.kernels.reference import routing_regularizer as _routing_regularizer
+
+__all__ = ["ihn_loss", "multi_interest_ihn_loss", "routing_regularizer", "sample_negatives"]
+
+
+def ihn_loss(
+    query: Tensor,
+    target: Tensor,
+    negatives: Tensor,
+    *,
+    beta: float,
+    detach_weights: bool = False,
+    log_q: Tensor | None = None,
+    target_log_q: Tensor | None = None,
+    log_scale: float | None = None,
+    target_ids: Tensor | None = None,
+    negative_ids: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Interest-aware hard negative loss (REMI, Xie et al., RecSys 2023, section 4.1), per row.
+
+    With s_j = <query, negative_j> and s_y = <query, target>:
+
+        log Z = LSE_j((1 + beta) s_j - log q_j) - LSE_j(beta s_j - log q_j) + log_scale
+        loss  = softplus(log Z - s_y)
+
+    beta 0 is the plain sampled softmax. The gradient flows through the importance weights.
+
+    Args:
+        query: (B, d) user vectors, any floating dtype.
+        target: (B, d) vectors of the positive items.
+        negatives: (N, d) vectors of the negatives, shared by the batch.
+        beta: hardness, >= 0.
+        detach_weights: treat the importance weights as constants.
+        log_q: (N,) log-probability of each negative under the proposal; None is uniform.
+        target_log_q: (B,) subtracted from the target's score (the logQ correction).
+        log_scale: log of the number of items the sum stands for; log N if None.
+        target_ids, negative_ids: (B,) and (N,) item ids; a negative equal to the row's target is
+            left out, and a row with no negative left has loss 0.
+        backend: see the module.
+
+    Returns:
+        (B,) losses.
+
+    Raises:
+        ValueError: naming the argument whose shape, dtype, device or value is wrong.
+    """
+    return _ihn_loss(
+        query,
+        target,
+        negatives,
+        beta=beta,
+        detach_weights=detach_weights,
+        log_q=log_q,
+        target_log_q=target_log_q,
+        log_scale=log_scale,
+        target_ids=target_ids,
+        negative_ids=negative_ids,
+        backend=backend,
+    )
+
+
+def multi_interest_ihn_loss(
+    interests: Tensor,
+    target_ids: Tensor,
+    item_table: Tensor,
+    negative_ids: Tensor,
+    *,
+    beta: float,
+    routing: Tensor | None = None,
+    mask_hits: bool = False,
+    detach_weights: bool = False,
+    log_q: Tensor | None = None,
+    target_log_q: Tensor | None = None,
+    log_scale: float | None = None,
+    sparse: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
+    """IHN loss of a multi-interest model on a plain item table.
+
+    Each user's interest nearest to the target (largest inner product) is trained; the choice has
+    no gradient (ComiRec, Cen et al., KDD 2020, eq. 9).
+
+    Args:
+        interests: (B, K, d).
+        target_ids: (B,) int item ids.
+        item_table: (I, d) item vectors, the dtype of `interests`.
+        negative_ids: (N,) int item ids.
+        beta, detach_weights, log_q, target_log_q, log_scale, backend: as in `ihn_loss`.
+        routing: (B, K, L) routing weights; if given, the routing regularizer is returned too.
+        mask_hits: leave out negatives that are the row's target.
+        sparse: make the gradient of `item_table` sparse instead of dense.
+
+    Returns:
+        loss (B,), chosen interest (B,) int64, and with `routing` also rr (B,).
+
+    Raises:
+        ValueError: naming the argument that is wrong. IndexError: an id outside the table.
+    """
+    if interests.ndim != 3:
+        raise ValueError(f"interests: got shape {tuple(interests.shape)}, expected (B, K, d)")
+    embed = torch.nn.functional.embedding
+    loss, chosen = multi_interest_ihn_loss_rows(
+        interests,
+        embed(target_ids, item_table, sparse=sparse),
+        embed(negative_ids, item_table, sparse=sparse),
+        beta=beta,
+        detach_weights=detach_weights,
+        log_q=log_q,
+        target_log_q=target_log_q,
+        log_scale=log_scale,
+        target_ids=target_ids if mask_hits else None,
+        negative_ids=negative_ids if mask_hits else None,
+        backend=backend,
+    )
+    if routing is None:
+        return loss, chosen
+    return loss, chosen, routing_regularizer(routing, interests.shape[2])
+
+
+def routing_regularizer(routing: Tensor, dim: int) -> Tensor:
+    """Variance penalty on the item-to-interest routing (REMI, section 4.2), per user.
+
+        var_k = (1 / d) sum_l (A_kl - mean_l A_k)^2,   rr = sum_k var_k^2
+
+    Args:
+        routing: (B, K, L) routing weights A, 0 on padding (padding counts in the mean).
+        dim: d, the embedding size.
+
+    Returns:
+        (B,).
+
+    Raises:
+        ValueError: if `routing` is not (B, K, L) or `dim` < 1.
+    """
+    if routing.ndim != 3 or dim < 1:
+        raise ValueError(
+            f"got routing of shape {tuple(routing.shape)}, dim {dim}; expected (B, K, L), dim >= 1"
+        )
+    return _routing_regularizer(routing, dim)
+
+
+def sample_negatives(
+    num: int,
+    num_items: int,
+    *,
+    seed: int,
+    step: int,
+    sampler: str = "uniform",
+    backend: str = "auto",
+) -> Tensor:
+    """Draw item ids, a pure function of (seed, step): the same on every backend.
+
+    Args:
+        num: how many, N.
+        num_items: I, with the padding row 0, which is never drawn.
+        seed: 64-bit seed.
+        step: training step, < 2^32.
+        sampler: "uniform", with replacement.
+        backend: see the module.
+
+    Returns:
+        (N,) int64 in [1, I).
+
+    Raises:
+        ValueError: naming the argument that is wrong.
+    """
+    return _sample_negatives(num, num_items, seed=seed, step=step, sampler=sampler, backend=backend)

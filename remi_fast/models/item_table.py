@@ -1,0 +1,79 @@
+"""The item embeddings: a module of their own, so that no dense gradient is ever made."""
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class RowSource(Protocol):
+    """What an optimizer that owns late rows offers to the table (see DeferredAdam)."""
+
+    def gather(self, ids: Tensor) -> Tensor:
+        """Up-to-date rows that take part in the next step; a leaf that requires grad."""
+
+    def read(self, ids: Tensor) -> Tensor:
+        """Up-to-date copies; changes nothing."""
+
+
+class ItemTable(nn.Module):
+    """Item embeddings E (I, d) float32; row 0 is padding: zero, and never updated.
+
+    With a DeferredAdam attached, `table(ids)` returns rows that are up to date, and their gradient
+    goes to the optimizer, one row an occurrence. `table.weight` itself may then be behind: read
+    rows through the table, or call the optimizer's `flush()` first. Without an optimizer, or under
+    `torch.no_grad()`, `table(ids)` only reads.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        dim: int,
+        *,
+        std: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """num_items: I, padding included; std: of the normal initialisation, sqrt(2 / d) if None.
+
+        Raises ValueError if there is no item beside the padding row.
+        """
+        super().__init__()
+        if num_items < 2 or dim < 1:
+            raise ValueError(
+                f"got num_items {num_items}, dim {dim}; expected at least 2 (padding and one item), 1"
+            )
+        weight = torch.empty(num_items, dim)
+        weight.normal_(0.0, math.sqrt(2 / dim) if std is None else std, generator=generator)
+        weight[0] = 0
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.source: RowSource | None = None
+
+    @property
+    def num_items(self) -> int:
+        """I, with the padding row."""
+        return self.weight.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """d."""
+        return self.weight.shape[1]
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Rows of `ids` (any shape S, int32 or int64): (S, d)."""
+        flat = ids.reshape(-1)
+        if self.source is not None and torch.is_grad_enabled():
+            rows = self.source.gather(flat)
+        else:
+            rows = self.read(flat)
+        return rows.view(*ids.shape, self.dim)
+
+    def read(self, ids: Tensor) -> Tensor:
+        """Up-to-date copies of the rows `ids` (n,): (n, d). Changes nothing."""
+        if self.source is not None:
+            return self.source.read(ids)
+        return self.weight.detach()[ids.long()]
+
+    def rows(self, start: int, end: int) -> Tensor:
+        """Up-to-date copies of rows start..end: (end - start, d). Changes nothing."""
+        return self.read(torch.arange(start, min(end, self.num_items), device=self.weight.device))

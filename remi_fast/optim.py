@@ -1,0 +1,149 @@
+"""DeferredAdam: dense Adam on an item table, at the cost of the rows that are touched."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from remi_fast.kernels import deferred_adam as kernel
+from remi_fast.models.item_table import ItemTable
+
+
+class DeferredAdam(torch.optim.Optimizer):
+    """Adam (Kingma and Ba, 2015) on an ItemTable, exactly as if every row were updated each step.
+
+    torch.optim.Adam moves every row at every step, also rows whose gradient is 0, because their
+    moments decay slowly. Here those moves are made up for just before a row is read, so a step
+    costs the rows it touches, whatever the size of the table. The result differs from float64
+    Adam by no more than torch's own float32 Adam does (tests/test_optim.py).
+
+    Use it beside the optimizer of the other parameters:
+
+        optimizer = DeferredAdam(table, lr=1e-3)
+        rows = table(ids)              # up to date; gradients are collected
+        loss(rows).backward()
+        optimizer.step(); optimizer.zero_grad()
+
+    `param_groups[0]["lr"]` may change between steps (learning-rate schedulers work). Several
+    gathers before one step are summed. Looking never changes state: `table.read`, `table.rows`,
+    and `table(ids)` under `torch.no_grad()` return up-to-date copies.
+    """
+
+    def __init__(
+        self,
+        table: ItemTable,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        *,
+        backend: str = "auto",
+    ) -> None:
+        """Attach to `table`. Raises ValueError for values outside lr >= 0, 0 <= beta1 < 1,
+        0 < beta2 < 1, eps > 0, or a table that has an optimizer already."""
+        if not lr >= 0 or not 0 <= betas[0] < 1 or not 0 < betas[1] < 1 or not eps > 0:
+            raise ValueError(
+                f"got lr {lr}, betas {betas}, eps {eps}; "
+                "expected lr >= 0, 0 <= beta1 < 1, 0 < beta2 < 1, eps > 0"
+            )
+        if table.source is not None:
+            raise ValueError("table: it has a DeferredAdam already, expected one per table")
+        super().__init__([table.weight], {"lr": lr, "betas": betas, "eps": eps})
+        weight = table.weight.detach()
+        stamp = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
+        self._adam = kernel.AdamState(
+            weight, torch.zeros_like(weight), torch.zeros_like(weight), stamp
+        )
+        self._steps = kernel.StepTable(betas[0], betas[1], eps)
+        self._backend = backend
+        self._pending: list[tuple[kernel.GatheredRows, Tensor]] = []
+        table.source = self
+
+    @property
+    def steps_taken(self) -> int:
+        """Number of steps so far."""
+        return self._steps.step
+
+    def gather(self, ids: Tensor) -> Tensor:
+        """Up-to-date rows of `ids` (n,): (n, d), a leaf whose gradient `step` will use.
+
+        Raises IndexError naming the first id outside [0, I).
+        """
+        rows = kernel.GatheredRows(ids, len(self._adam.weight))
+        with torch.no_grad():
+            values = kernel.gather(self._adam, self._steps, rows, backend=self._backend)
+        values.requires_grad_()
+        self._pending.append((rows, values))
+        return values
+
+    def read(self, ids: Tensor) -> Tensor:
+        """Up-to-date copies of the rows `ids` (n,): (n, d); changes nothing."""
+        with torch.no_grad():
+            ids = ids.to(torch.int64).contiguous()
+            return kernel.read(self._adam, self._steps, ids, backend=self._backend)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One Adam step with the gradients of all rows gathered since `zero_grad`."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        used = [(rows, values.grad) for rows, values in self._pending if values.grad is not None]
+        self._pending.clear()
+        self._steps.advance(float(self.param_groups[0]["lr"]))
+        if len(used) == 1:
+            rows, gradients = used[0]
+        elif used:
+            ids = torch.cat([rows.ids for rows, _ in used])
+            rows = kernel.GatheredRows(ids, len(self._adam.weight))
+            gradients = torch.cat([gradient for _, gradient in used])
+        if used:
+            kernel.update(self._adam, self._steps, rows, gradients, backend=self._backend)
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the rows gathered since the last step, and their gradients."""
+        self._pending.clear()
+
+    @torch.no_grad()
+    def flush(self) -> None:
+        """Bring every row of `table.weight` up to date, in place."""
+        kernel.flush(self._adam, self._steps, backend=self._backend)
+
+    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
+        """Moments, stamps and steps, as they are (no copies); the weight is the table's own.
+
+        Load it together with the `table.weight` of the same moment, or call `flush()` first.
+        """
+        group = self.param_groups[0]
+        return {
+            "exp_avg": self._adam.exp_avg,
+            "exp_avg_sq": self._adam.exp_avg_sq,
+            "stamp": self._adam.stamp,
+            "step": self._steps.step,
+            "lr_runs": list(self._steps.runs),
+            "lr": group["lr"],
+            "betas": list(group["betas"]),
+            "eps": group["eps"],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a `state_dict`. Raises ValueError for other shapes, betas or eps."""
+        betas, eps = self.param_groups[0]["betas"], self.param_groups[0]["eps"]
+        if tuple(state_dict["betas"]) != tuple(betas) or state_dict["eps"] != eps:
+            raise ValueError(
+                f"state_dict: got betas {state_dict['betas']}, eps {state_dict['eps']}; "
+                f"expected {betas}, {eps} as this optimizer was made with"
+            )
+        for name in ("exp_avg", "exp_avg_sq", "stamp"):
+            mine: Tensor = getattr(self._adam, name)
+            if state_dict[name].shape != mine.shape:
+                raise ValueError(
+                    f"state_dict[{name!r}]: got shape {tuple(state_dict[name].shape)}, "
+                    f"expected {tuple(mine.shape)}"
+                )
+            mine.copy_(state_dict[name])
+        self._pending.clear()
+        self._steps.restore(state_dict["step"], [(int(j), lr) for j, lr in state_dict["lr_runs"]])
+        self.param_groups[0]["lr"] = state_dict["lr"]

@@ -1,0 +1,260 @@
+"""Training from a prepared dataset to a run folder."""
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from remi_fast import files
+from remi_fast.config import Config
+from remi_fast.data.dataset import Dataset
+from remi_fast.data.loader import BatchLoader
+from remi_fast.errors import DataError, RunFolderError
+from remi_fast.kernels.native import C
+from remi_fast.models.recommender import MultiInterestModel, make_model
+from remi_fast.retrieval.evaluate import evaluate
+from remi_fast.training import checkpoint
+from remi_fast.training.progress import TrainingProgress
+from remi_fast.training.run_folder import MetricsLog, RunFolder
+from remi_fast.training.step import StepLoss, TrainingStep
+
+LOG_EVERY = 100  # steps between two lines of metrics.jsonl
+SELECTION_METRIC = "recall@50"  # decides on the best checkpoint, as published
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer:
+    """One training run: the loop, and the state it carries from step to step."""
+
+    def __init__(self, run: RunFolder, dataset: Dataset, config: Config) -> None:
+        set_threads(config.train.threads)
+        self.run, self.dataset, self.config = run, dataset, config
+        self.model = make_model(
+            config.model, dataset.num_items, seed=config.train.seed, backend=config.train.backend
+        )
+        self.training_step = TrainingStep(self.model, config)
+        self.step = 0
+        self.best: dict[str, Any] = {"step": 0, "valid": {}}
+        self.evaluations_since_best = 0
+        self.train_seconds = 0.0
+        self.interrupted = False
+        self._mean = _RunningMean()
+
+    def restore(self) -> None:
+        """Continue from the last checkpoint; from the start if there is none yet."""
+        files.recover_folder(self.run.last)
+        if not self.run.last.exists():
+            return
+        progress = checkpoint.restore_training_state(self.run.last, self.training_step)
+        self.step, self.best = progress["step"], progress["best"]
+        self.evaluations_since_best = progress["evaluations_since_best"]
+        self.train_seconds = progress["train_seconds"]
+        self._mean.restore(progress["running_mean"])
+
+    def fit(self) -> dict[str, Any]:
+        """Train until the steps or the patience are used up, or Ctrl-C; return the result."""
+        train = self.config.train
+        log = MetricsLog(self.run, resume_step=self.step)
+        with self._loader() as loader, self._stop_on_interrupt(), TrainingProgress(train) as shown:
+            for batch in loader:
+                if self.step >= train.steps or self._out_of_patience() or self.interrupted:
+                    break
+                started = time.perf_counter()
+                loss = self.training_step(self.step, batch.history, batch.length, batch.target)
+                self.step += 1
+                self.train_seconds += time.perf_counter() - started
+                self._log(log, loss)
+                shown.update(self)
+                evaluated = self.step % train.eval_every == 0 or self.step == train.steps
+                if evaluated:
+                    shown.evaluated(self._validate(log))
+                if self.step % (train.checkpoint_every or train.eval_every) == 0 or evaluated:
+                    self._save()
+        log.close()
+        if self.interrupted:
+            self._save()
+            return {"interrupted": True, "step": self.step}
+        return self._finish()
+
+    def _loader(self) -> BatchLoader:
+        train = self.config.train
+        loader = BatchLoader(
+            self.dataset.items,
+            self.dataset.train_users,
+            self.dataset.train_spans,
+            batch_size=train.batch_size,
+            max_history=self.config.model.max_history,
+            seed=train.seed,
+            sampling=train.sampling,
+            min_history=train.min_history,
+            threads=1,
+            start_step=self.step,
+        )
+        if loader.skipped_users:
+            logger.warning(
+                "%d training users have fewer than %d items and are skipped",
+                loader.skipped_users,
+                train.min_history + 1,
+            )
+        if loader.with_replacement:
+            logger.warning("fewer users than the batch size: batches draw with replacement")
+        return loader
+
+    def _log(self, log: MetricsLog, loss: StepLoss) -> None:
+        self._mean.add(loss)
+        if self.step % LOG_EVERY == 0:
+            log.write({"step": self.step, **self._mean.take(), **self.speed()})
+
+    def speed(self) -> dict[str, float]:
+        """Time in training steps alone, and samples a second of it."""
+        samples = self.step * self.config.train.batch_size
+        seconds = max(self.train_seconds, 1e-9)
+        return {"samples_per_s": round(samples / seconds, 1), "seconds": round(seconds, 3)}
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean loss since the last log line (nan right after one)."""
+        return self._mean.mean()
+
+    def _validate(self, log: MetricsLog) -> dict[str, float]:
+        metrics = self.evaluate("valid", self.config.train.eval_users or None)
+        log.write({"step": self.step, "split": "valid", **metrics})
+        if metrics[SELECTION_METRIC] > self.best["valid"].get(SELECTION_METRIC, -math.inf):
+            self.best = {"step": self.step, "valid": metrics}
+            self.evaluations_since_best = 0
+            checkpoint.save_weights(self.run.best, self.model, self.best)
+        else:
+            self.evaluations_since_best += 1
+        return metrics
+
+    def evaluate(self, split: str, max_users: int | None = None) -> dict[str, float]:
+        """Recall, hit rate and ndcg at 20 and 50 of the model as it is now."""
+        return evaluate(
+            self.model,
+            self.model,
+            self.dataset,
+            split,
+            max_users=max_users,
+            seed=self.config.train.seed,
+        )
+
+    def _out_of_patience(self) -> bool:
+        return self.evaluations_since_best >= self.config.train.patience
+
+    def _save(self) -> None:
+        progress = {
+            "step": self.step,
+            "best": self.best,
+            "evaluations_since_best": self.evaluations_since_best,
+            "train_seconds": self.train_seconds,
+            "running_mean": self._mean.state(),
+        }
+        checkpoint.save_training_state(self.run.last, self.training_step, progress)
+
+    def _finish(self) -> dict[str, Any]:
+        """Test the best weights and write result.json."""
+        best = load_model(self.run, self.config, self.dataset.num_items)
+        speed = self.speed()
+        result = {
+            "best_step": self.best["step"],
+            "valid": self.best["valid"],
+            "test": evaluate(best, best, self.dataset, "test", seed=self.config.train.seed),
+            "train": {"steps": self.step, **speed},
+        }
+        files.write_json(self.run.result_file, result)
+        return result
+
+    @contextmanager
+    def _stop_on_interrupt(self) -> Iterator[None]:
+        """Ctrl-C ends the step it comes in; a second one stops at once."""
+
+        def stop(signum: int, frame: FrameType | None) -> None:
+            self.interrupted = True
+            signal.signal(signal.SIGINT, previous)
+
+        try:
+            previous = signal.signal(signal.SIGINT, stop)
+        except ValueError:  # not in the main thread: the caller handles interrupts
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+
+class _RunningMean:
+    """Mean losses since the last log line; part of the checkpoint, so that logs resume alike."""
+
+    def __init__(self) -> None:
+        self._sums = [0.0, 0.0, 0.0]
+        self._count = 0
+
+    def add(self, loss: StepLoss) -> None:
+        for i, value in enumerate((loss.total, loss.ihn, loss.rr)):
+            self._sums[i] += value
+        self._count += 1
+
+    def mean(self) -> float:
+        return self._sums[0] / self._count if self._count else math.nan
+
+    def take(self) -> dict[str, float]:
+        values = [value / self._count for value in self._sums]
+        self._sums, self._count = [0.0, 0.0, 0.0], 0
+        return dict(zip(("loss", "ihn", "rr"), values, strict=True))
+
+    def state(self) -> list[float]:
+        return [*self._sums, self._count]
+
+    def restore(self, state: list[float]) -> None:
+        *self._sums, count = state
+        self._count = int(count)
+
+
+def set_threads(threads: int) -> None:
+    """Use so many CPU threads, in PyTorch and in the C++ code; 0 is one a core."""
+    C.set_num_threads(threads)
+    torch.set_num_threads(C.num_threads())
+
+
+def load_model(run: RunFolder, config: Config, num_items: int) -> MultiInterestModel:
+    """The best weights of a run. Raises RunFolderError if there are none yet."""
+    files.recover_folder(run.best)
+    if not run.best.exists():
+        raise RunFolderError(
+            f"{run.path}: has no best checkpoint yet; train it (on) until its first validation"
+        )
+    model = make_model(config.model, num_items, seed=0, backend=config.train.backend)
+    checkpoint.load_weights(run.best, model)
+    return model
+
+
+def start(dataset: Dataset, run: RunFolder, config: Config) -> dict[str, Any]:
+    """Train in a run folder that was just made."""
+    run.record_data(dataset.path, dataset.checksum)
+    item_table = dataset.path / "items.parquet"
+    files.write_file(run.items_file, lambda p: p.write_bytes(item_table.read_bytes()))
+    return Trainer(run, dataset, config).fit()
+
+
+def resume(path: Path) -> dict[str, Any]:
+    """Continue the run at `path` where its last checkpoint left it, bit for bit."""
+    run = RunFolder.open(path)
+    data, checksum = run.data()
+    dataset = Dataset.open(data)
+    if dataset.checksum != checksum:
+        raise DataError(
+            f"{data}: the dataset changed since the run began: got checksum {dataset.checksum}, "
+            f"expected {checksum}"
+        )
+    trainer = Trainer(run, dataset, run.config())
+    trainer.restore()
+    return trainer.fit()
