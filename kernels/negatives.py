@@ -1,0 +1,56 @@
+"""Shared negatives of a step: `num` item ids drawn with replacement, the same for the whole batch.
+
+Philox makes them a function of (seed, step, index), so every backend draws the same ids.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .dispatch import choose
+from .native import C
+from .philox import NEGATIVES, bounded, check_word, random_words, seed_key
+
+SAMPLERS = ("uniform",)
+
+
+def sample_negatives(
+    num: int,
+    num_items: int,
+    *,
+    seed: int,
+    step: int,
+    sampler: str = "uniform",
+    backend: str = "auto",
+) -> Tensor:
+    """Item ids drawn uniformly from the catalogue without its padding row, 1..num_items-1.
+
+    Id j is 1 + bounded(Philox(index j, step, NEGATIVES, seed), num_items - 1).
+
+    num: how many, in [0, 2^32); num_items: rows of the item table, padding included, in [2, 2^32);
+    seed in [0, 2^64), step in [0, 2^32); backend "native" or "reference", "auto" takes the first.
+    Returns (num,) int64 on the CPU. Raises ValueError for anything else.
+    """
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
+    check_word("num", num)
+    check_word("step", step)
+    if not 2 <= num_items < 2**32:
+        raise ValueError(
+            f"num_items must be in [2, 2^32) (it counts the padding row), got {num_items}"
+        )
+    seed_key(seed)
+    draw = choose("sample_negatives", backend, {"native": _native, "reference": _reference})
+    ids: Tensor = draw(num, num_items, seed, step)
+    return ids
+
+
+def _native(num: int, num_items: int, seed: int, step: int) -> Tensor:
+    ids = torch.empty(num, dtype=torch.int64)
+    C.sample_negatives(ids.numpy(), num_items, seed, step)
+    return ids
+
+
+def _reference(num: int, num_items: int, seed: int, step: int) -> Tensor:
+    words = random_words(np.arange(num), step, NEGATIVES, seed)
+    return torch.from_numpy(1 + bounded(words, num_items - 1))

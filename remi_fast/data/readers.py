@@ -1,0 +1,448 @@
+"""Reading raw interactions: every supported format becomes one table of users, items and times.
+
+Formats: .parquet, .csv, .tsv, .jsonl, .jsonl.gz, RecBole's .inter (a TSV file with typed names in
+its header), and a folder of text files split already, as ComiRec publishes them.
+
+Text formats are read as text and typed afterwards. Ids that are all whole numbers become int64;
+any others stay text, as do numbers with leading zeros, since "007" and "7" are two ids. A column
+of numbers that are not all whole is an error, not text. Space around a value is dropped; so is a
+line without any value. A UTF-8 byte order mark and CRLF line ends are understood.
+"""
+
+import csv
+import gzip
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import polars as pl
+
+from remi_fast.errors import DataError
+
+SUFFIXES = (".parquet", ".csv", ".tsv", ".inter", ".jsonl", ".jsonl.gz")
+PARTS = ("train", "valid", "test")
+_SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".txt": ","}
+_POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+_JSON_SAMPLE = 100  # lines whose keys make the column names of a .jsonl file
+
+# Usual names, lower case and without "_", "-" or space; the second group counts only when no
+# column matches the first, so that user_id beside session_id is not ambiguous.
+_USUAL_NAMES: dict[str, tuple[set[str], set[str]]] = {
+    "user": (
+        {"user", "uid", "userid", "visitorid", "customerid", "reviewerid", "memberid"},
+        {"session", "sessionid"},
+    ),
+    "item": (
+        {"item", "iid", "itemid", "asin", "parentasin", "movieid", "productid", "articleid"}
+        | {"clickarticleid", "trackid", "songid", "newsid", "bookid", "businessid", "venueid"},
+        set(),
+    ),
+    "time": (
+        {"timestamp", "time", "ts", "datetime", "unixtime", "unixtimestamp", "unixreviewtime"}
+        | {"eventtime", "eventtimestamp", "clicktimestamp", "createdat"},
+        {"date", "day", "tdat"},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ColumnNames:
+    """The columns that hold users, items and times; None = guess (and no time if none fits)."""
+
+    user: str | None = None
+    item: str | None = None
+    time: str | None = None
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Raw interactions in file order, at least one, without nulls.
+
+    `frame`: user_id and item_id (Int64 or String); timestamp (Int64 or Float64; dates are
+    microseconds) when `columns.time` is not None; part (UInt8, index into PARTS) when
+    `presplit`. `columns` are the source's names.
+    """
+
+    frame: pl.DataFrame
+    columns: ColumnNames
+    presplit: bool = False
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The rows that came from one file, still in the types of the file."""
+
+    path: Path
+    suffix: str
+    frame: pl.DataFrame
+
+
+def read(sources: Sequence[Path], names: ColumnNames) -> Interactions:
+    """Read files of one format, concatenated in the order given, or one folder split already.
+
+    Raises DataError, which names the file and, where it can be known, the line.
+    """
+    if not sources:
+        raise DataError("no source given; expected at least one file or one folder")
+    for path in sources:
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder")
+    if any(path.is_dir() for path in sources):
+        if len(sources) > 1:
+            raise DataError(
+                f"got {len(sources)} sources, one of them a folder; expected files, or one folder"
+            )
+        return _read_presplit(sources[0])
+    suffixes = [_suffix(path) for path in sources]
+    for path, suffix in zip(sources, suffixes, strict=True):
+        if suffix != suffixes[0]:
+            raise DataError(
+                f"{path}: got a {suffix} file after a {suffixes[0]} file ({sources[0]}); "
+                "expected files of one format"
+            )
+    columns: ColumnNames | None = None
+    parts = []
+    for path in sources:
+        found = _choose(path, _header(path, suffixes[0]), names)
+        if columns is not None and found != columns:
+            raise DataError(
+                f"{path}: got {_describe(found)}, expected {_describe(columns)} as in {sources[0]}"
+            )
+        columns = found
+        parts.append(_Part(path, suffixes[0], _read_file(path, suffixes[0], found)))
+    assert columns is not None
+    return Interactions(_typed(parts), columns)
+
+
+def _suffix(path: Path) -> str:
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if path.name.lower().endswith(suffix):
+            return suffix
+    raise DataError(
+        f"{path}: unknown file extension {path.suffix!r}; expected one of {', '.join(SUFFIXES)}, "
+        "or a folder of *_train.txt, *_valid.txt and *_test.txt"
+    )
+
+
+def _describe(columns: ColumnNames) -> str:
+    return f"columns user={columns.user!r}, item={columns.item!r}, time={columns.time!r}"
+
+
+# --- which columns -----------------------------------------------------------------------------
+
+
+def _open_text(path: Path) -> TextIO:
+    if path.name.lower().endswith(".gz"):
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return open(path, encoding="utf-8-sig", newline="")
+
+
+def _header(path: Path, suffix: str) -> list[str]:
+    """The column names as the file has them."""
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty")
+    try:
+        if suffix == ".parquet":
+            return pl.scan_parquet(path).collect_schema().names()
+        with _open_text(path) as file:
+            if suffix in _SEPARATORS:
+                return next(csv.reader(file, delimiter=_SEPARATORS[suffix]), [])
+            return _json_keys(path, file)
+    except UnicodeDecodeError as error:
+        raise _not_utf8(f"{path}:1", error) from None
+    except (*_POLARS_ERRORS, EOFError, csv.Error) as error:
+        raise _unreadable(path, error) from None
+
+
+def _json_keys(path: Path, file: TextIO) -> list[str]:
+    keys: dict[str, None] = {}
+    lines = ((n, line) for n, line in enumerate(file, 1) if line.strip())
+    for number, line in itertools.islice(lines, _JSON_SAMPLE):
+        keys.update(dict.fromkeys(_json_object(path, number, line)))
+    return list(keys)
+
+
+def _json_object(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}:{number}: malformed JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise DataError(
+            f"{path}:{number}: got a JSON {type(value).__name__}, expected an object per line"
+        )
+    return value
+
+
+def _choose(path: Path, header: list[str], names: ColumnNames) -> ColumnNames:
+    """The columns to read, as named in the file: those asked for, or those with a usual name."""
+    # RecBole's names carry a type: "user_id:token".
+    bare = [name.split(":")[0] if path.suffix == ".inter" else name for name in header]
+    chosen: dict[str, str | None] = {}
+    for role, wanted in (("user", names.user), ("item", names.item), ("time", names.time)):
+        if wanted is not None:
+            found = [h for h, b in zip(header, bare, strict=True) if wanted in (h, b)]
+        else:
+            plain = [b.strip().lower().translate(str.maketrans("", "", "_- ")) for b in bare]
+            for usual in _USUAL_NAMES[role]:
+                found = [h for h, p in zip(header, plain, strict=True) if p in usual]
+                if found:
+                    break
+        listing = ", ".join(repr(name) for name in header) or "none"
+        if len(found) > 1:
+            raise DataError(
+                f"{path}: {len(found)} columns may be the {role}: {', '.join(map(repr, found))}; "
+                f"choose one with --{role}-col (columns found: {listing})"
+            )
+        if not found and (role != "time" or wanted is not None):
+            what = f"column {wanted!r}" if wanted is not None else f"{role} column"
+            raise DataError(
+                f"{path}: no {what}; name it with --{role}-col (columns found: {listing})"
+            )
+        chosen[role] = found[0] if found else None
+    used = [name for name in chosen.values() if name is not None]
+    if len(set(used)) != len(used):
+        raise DataError(f"{path}: one column has two meanings: {chosen}")
+    return ColumnNames(**chosen)
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def _read_file(path: Path, suffix: str, columns: ColumnNames) -> pl.DataFrame:
+    """user_id, item_id and, if there is one, timestamp; text formats give String columns."""
+    pairs = ((columns.user, "user_id"), (columns.item, "item_id"), (columns.time, "timestamp"))
+    source = {old: new for old, new in pairs if old is not None}
+    select = [pl.col(old).alias(new) for old, new in source.items()]
+    try:
+        if suffix == ".parquet":
+            return pl.scan_parquet(path).select(select).collect(engine="streaming")
+        if suffix in _SEPARATORS:
+            scan = pl.scan_csv(path, separator=_SEPARATORS[suffix], infer_schema=False)
+            return scan.select(select).collect(engine="streaming")
+        schema = dict.fromkeys(source, pl.String)
+        return pl.scan_ndjson(_without_mark(path), schema=schema).select(select).collect()
+    except _POLARS_ERRORS as error:
+        raise _diagnose(path, suffix, error) from None
+
+
+def _without_mark(path: Path) -> Path | bytes:
+    """The path, or the file's bytes when it starts with a byte order mark (polars refuses it)."""
+    with gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb") as file:
+        return file.read() if file.read(3) == b"\xef\xbb\xbf" else path
+
+
+def _read_presplit(folder: Path) -> Interactions:
+    """*_train.txt, *_valid.txt and *_test.txt with lines user,item,time or user,item,index,time."""
+    parts, frames = [], []
+    for part in PARTS:
+        matches = sorted(folder.glob(f"*_{part}.txt"))
+        if len(matches) != 1:
+            got = ", ".join(path.name for path in matches) or "none"
+            raise DataError(f"{folder}: expected exactly one file *_{part}.txt, got {got}")
+        frame = _read_headerless(matches[0])
+        parts.append(_Part(matches[0], ".txt", frame))
+        frames.append(pl.repeat(PARTS.index(part), frame.height, dtype=pl.UInt8, eager=True))
+    if len({"index" in part.frame.columns for part in parts}) > 1:
+        raise DataError(f"{folder}: expected 3 fields in all files, or 4 fields in all files")
+    typed = _typed(parts, part=pl.concat(frames))
+    if "index" in typed.columns:  # decides between equal times
+        typed = typed.sort("index", maintain_order=True).drop("index")
+    return Interactions(typed, ColumnNames("field 1", "field 2", "last field"), presplit=True)
+
+
+def _read_headerless(path: Path) -> pl.DataFrame:
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty")
+    try:
+        with _open_text(path) as file:
+            fields = next(csv.reader(file), [])
+    except UnicodeDecodeError as error:
+        raise _not_utf8(f"{path}:1", error) from None
+    names = {3: ["user_id", "item_id", "timestamp"], 4: ["user_id", "item_id", "index", "timestamp"]}
+    if len(fields) not in names:
+        raise DataError(
+            f"{path}:1: got {len(fields)} fields, expected user,item,time or user,item,index,time"
+        )
+    schema = dict.fromkeys(names[len(fields)], pl.String)
+    try:
+        return pl.read_csv(path, has_header=False, schema=schema)
+    except _POLARS_ERRORS as error:
+        raise _diagnose(path, ".txt", error) from None
+
+
+# --- types -------------------------------------------------------------------------------------
+
+
+def _typed(parts: list[_Part], part: pl.Series | None = None) -> pl.DataFrame:
+    """Concatenate, check every value, and give the columns their types."""
+    for other in parts[1:]:
+        if other.frame.schema != parts[0].frame.schema:
+            raise DataError(
+                f"{other.path}: got column types {dict(other.frame.schema)}, expected "
+                f"{dict(parts[0].frame.schema)} as in {parts[0].path}"
+            )
+    frame = pl.concat([p.frame for p in parts])
+    blank = pl.repeat(False, frame.height, eager=True)
+    if parts[0].suffix != ".parquet":
+        frame = frame.with_columns(pl.all().str.strip_chars().replace("", None))
+        blank = frame.select(pl.all_horizontal(pl.all().is_null())).to_series()
+    columns = []
+    for column in frame.iter_columns():
+        wrong = _first(column.is_null() & ~blank)
+        if wrong is not None:
+            raise DataError(f"{_where(parts, wrong)}: {column.name} is empty (null)")
+        is_id = column.name in ("user_id", "item_id")
+        typed = _ids(column, parts) if is_id else _times(column, parts)
+        columns.append(typed.alias(column.name))
+    if part is not None:
+        columns.append(part.alias("part"))
+    frame = pl.DataFrame(columns)
+    frame = frame.filter(~blank) if blank.any() else frame
+    if frame.is_empty():
+        raise DataError(f"{parts[0].path}: no interactions, only a header")
+    return frame
+
+
+def _ids(column: pl.Series, parts: list[_Part]) -> pl.Series:
+    """Int64 or String ids; nulls (blank lines) stay null."""
+    dtype = column.dtype
+    if isinstance(dtype, pl.Categorical | pl.Enum):
+        return column.cast(pl.String)
+    if dtype.is_integer():
+        ids = column.cast(pl.Int64, strict=False)
+        _refuse(column, ids, parts, "a whole number within int64")
+        return ids
+    if dtype != pl.String:
+        raise DataError(
+            f"{_where(parts, 0)}: {column.name} is of type {dtype} (first value: {column[0]!r}); "
+            "expected whole numbers or text"
+        )
+    if parts[0].suffix != ".parquet":
+        ids = column.cast(pl.Int64, strict=False)
+        if ids.null_count() == column.null_count():
+            return ids if (ids.cast(pl.String) == column).all() else column
+        if column.cast(pl.Float64, strict=False).null_count() == column.null_count():
+            _refuse(column, ids, parts, "a whole number within int64 as in other lines, or text")
+    wrong = _first(column.str.contains("\0", literal=True).fill_null(False))
+    if wrong is not None:
+        raise DataError(f"{_where(parts, wrong)}: {column.name} has a NUL byte: {column[wrong]!r}")
+    return column
+
+
+def _times(column: pl.Series, parts: list[_Part]) -> pl.Series:
+    """Int64 or Float64 times from numbers, dates, or text with either; dates are microseconds."""
+    dtype = column.dtype
+    if dtype == pl.String:
+        for number in (pl.Int64, pl.Float64):
+            times = column.cast(number, strict=False)
+            if times.null_count() == column.null_count():
+                break
+        else:
+            times = _iso_times(column)
+    elif dtype.is_integer():
+        times = column.cast(pl.Int64, strict=False)
+    elif dtype.is_float():
+        times = column.cast(pl.Float64)
+    elif dtype == pl.Date or isinstance(dtype, pl.Datetime):
+        times = column.cast(pl.Datetime("us")).cast(pl.Int64)
+    else:
+        raise DataError(
+            f"{_where(parts, 0)}: {column.name} is of type {dtype}; "
+            "expected numbers, dates, or text with either"
+        )
+    if times.dtype == pl.Float64:
+        times = times.set(~times.is_finite(), None)
+    _refuse(column, times, parts, "a finite number or an ISO 8601 date and time")
+    return times
+
+
+def _iso_times(column: pl.Series) -> pl.Series:
+    """Microseconds of ISO 8601 text; a time without a zone is UTC."""
+    text = pl.col(column.name).str.replace("T", " ", literal=True)
+    text = text.str.replace(r"\s*(Z|UTC)$", "+00:00")
+    utc = pl.Datetime("us", "UTC")
+    zoned = text.str.to_datetime("%Y-%m-%d %H:%M:%S%.f%:z", time_zone="UTC", strict=False)
+    plain = [
+        text.str.to_datetime(form, time_unit="us", strict=False).dt.replace_time_zone("UTC")
+        for form in ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M")
+    ]
+    day = text.str.to_date("%Y-%m-%d", strict=False).cast(utc)
+    times = column.to_frame().select(pl.coalesce(zoned.cast(utc), *plain, day))
+    return times.to_series().cast(pl.Int64)
+
+
+# --- errors ------------------------------------------------------------------------------------
+
+
+def _first(mask: pl.Series) -> int | None:
+    return mask.arg_max() if mask.any() else None
+
+
+def _refuse(column: pl.Series, typed: pl.Series, parts: list[_Part], expected: str) -> None:
+    """Raise DataError at the first value that `typed` has lost."""
+    wrong = _first(typed.is_null() & column.is_not_null())
+    if wrong is not None:
+        raise DataError(
+            f"{_where(parts, wrong)}: {column.name} is {column[wrong]!r}, expected {expected}"
+        )
+
+
+def _where(parts: list[_Part], row: int) -> str:
+    """File and line (text) or row (Parquet), counted from 1, of a row of the concatenation."""
+    for part in parts:
+        if row < part.frame.height:
+            if part.suffix == ".parquet":
+                return f"{part.path}, row {row + 1}"
+            line = next(itertools.islice(_records(part.path, part.suffix), row, None))[0]
+            return f"{part.path}:{line}"
+        row -= part.frame.height
+    raise IndexError(row)
+
+
+def _records(path: Path, suffix: str) -> Iterator[tuple[int, list[str]]]:
+    """The last line's number and the fields of each record, slowly: only to find an error."""
+    with _open_text(path) as file:
+        if suffix not in _SEPARATORS:
+            yield from ((n, [line]) for n, line in enumerate(file, 1) if line.strip())
+            return
+        reader = csv.reader(file, delimiter=_SEPARATORS[suffix])
+        if suffix != ".txt":
+            next(reader)
+        yield from ((reader.line_num, fields) for fields in reader)
+
+
+def _diagnose(path: Path, suffix: str, error: BaseException) -> DataError:
+    """Find the line that polars refused; its own message where no line can be blamed."""
+    if suffix == ".parquet":
+        return _unreadable(path, error)
+    line, width = 0, None
+    if suffix in _SEPARATORS:
+        with _open_text(path) as file:
+            width = len(next(csv.reader(file, delimiter=_SEPARATORS[suffix])))
+    try:
+        for line, fields in _records(path, suffix):  # noqa: B007
+            if width is None:
+                _json_object(path, line, fields[0])
+            elif len(fields) > width:
+                return DataError(f"{path}:{line}: got {len(fields)} fields, expected {width}")
+    except DataError as found:
+        return found
+    except UnicodeDecodeError as found:
+        return _not_utf8(f"{path}, after line {line}", found)
+    except (csv.Error, EOFError, OSError) as found:
+        return DataError(f"{path}, after line {line}: {found}")
+    return _unreadable(path, error)
+
+
+def _not_utf8(where: str, error: UnicodeDecodeError) -> DataError:
+    byte = error.object[error.start]
+    return DataError(f"{where}: got byte 0x{byte:02x}, which is not UTF-8; expected UTF-8 text")
+
+
+def _unreadable(path: Path, error: BaseException) -> DataError:
+    message = str(error).strip().split("\n")[0]
+    return DataError(f"{path}: cannot be read: {message}")
