@@ -42,7 +42,6 @@ def run(arguments: Any) -> int:
         arguments.split,
         ks=tuple(arguments.k),
         exclude_seen=arguments.exclude_seen,
-        seed=config.train.seed,
     )
     if arguments.json:
         print(json.dumps({"split": arguments.split, **metrics}))

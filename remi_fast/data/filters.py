@@ -27,26 +27,39 @@ class Step:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Filtered:
+    """What a filter kept: interactions (m,), and the items of the catalogue, (num_items,) bool."""
+
+    users: Codes
+    items: Codes
+    positions: npt.NDArray[np.int64]  # of the kept interactions in the input
+    catalogue: npt.NDArray[np.bool_]
+    steps: list[Step]
+
+
 def apply_filter(
     users: Codes, items: Codes, name: str, *, min_item: int, min_user: int
-) -> tuple[Codes, Codes, npt.NDArray[np.int64], list[Step]]:
+) -> Filtered:
     """Keep the interactions of items and users that have enough of them.
 
     users, items: (n,) int32 codes. "one-pass" (the published protocol) keeps items with at least
     `min_item` interactions counted over the raw data, then users with at least `min_user` left;
     "k-core" repeats both until nothing changes; "none" keeps everything.
 
-    Returns the kept users and items (m,), their positions in the input (m,) int64, and the steps.
+    As published, the catalogue is what the item filter kept: under "one-pass" it may hold a few
+    items whose users have all been dropped.
+
     Raises DataError with the counts of every step when nothing is left.
     """
     kept = np.arange(len(users))
     steps = [Step("raw", _distinct(users), _distinct(items), len(users), 0)]
-    rules = (("items", min_item), ("users", min_user)) if name != "none" else ()
-    while True:
+    catalogue = np.bincount(items) > 0
+    while name != "none":
         before = len(kept)
-        for kind, minimum in rules:
-            codes = items if kind == "items" else users
-            mask = (np.bincount(codes) >= minimum)[codes] if len(codes) else np.zeros(0, bool)
+        catalogue = np.bincount(items, minlength=len(catalogue)) >= min_item
+        for kind, minimum in (("items", min_item), ("users", min_user)):
+            mask = catalogue[items] if kind == "items" else _often(users, min_user)
             users, items, kept = users[mask], items[mask], kept[mask]
             steps.append(
                 Step(
@@ -68,7 +81,14 @@ def apply_filter(
             f"the filter {name!r} drops every interaction ({counts}); "
             "lower min_item or min_user, or use the filter 'none'"
         )
-    return users, items, kept, steps
+    return Filtered(users, items, kept, catalogue, steps)
+
+
+def _often(codes: Codes, minimum: int) -> npt.NDArray[np.bool_]:
+    """Of each interaction, whether its code occurs at least `minimum` times."""
+    enough = np.bincount(codes) >= minimum
+    often: npt.NDArray[np.bool_] = enough[codes] if len(codes) else np.zeros(0, bool)
+    return often
 
 
 def _distinct(codes: Codes) -> int:

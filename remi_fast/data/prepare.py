@@ -157,10 +157,11 @@ def _index(
     columns = raw.frame.to_dict()
     user_ids, users = _encode(columns.pop("user_id"))
     item_ids, items = _encode(columns.pop("item_id"))
-    users, items, kept, steps = apply_filter(
+    kept = apply_filter(
         users, items, settings.filter, min_item=settings.min_item, min_user=settings.min_user
     )
-    rest = {name: column.to_numpy()[kept] for name, column in columns.items()}
+    users, items = kept.users, kept.items
+    rest = {name: column.to_numpy()[kept.positions] for name, column in columns.items()}
     stage("index")
     times = rest.get("timestamp")
     order = np.argsort(users, kind="stable") if times is None else np.lexsort((times, users))
@@ -173,15 +174,16 @@ def _index(
     if raw.presplit:
         parts = rest["part"][order]
         part = parts[offsets[:-1]]
-        mixed = np.flatnonzero(np.maximum.reduceat(parts, offsets[:-1]) != part)
-        mixed = mixed if len(mixed) else np.flatnonzero(np.minimum.reduceat(parts, offsets[:-1]) != part)
+        largest = np.maximum.reduceat(parts, offsets[:-1])
+        mixed = np.flatnonzero(largest != np.minimum.reduceat(parts, offsets[:-1]))
         if len(mixed):
             raise DataError(
                 f"user {user_ids[int(present[mixed[0]])]!r} is in more than one of the split's "
                 f"files, and so are {len(mixed) - 1} others; expected every user in one"
             )
     counts = np.bincount(items, minlength=len(item_ids))
-    ranked = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+    by_count = np.argsort(-counts, kind="stable")
+    ranked = by_count[kept.catalogue[by_count]]
     index = np.zeros(len(item_ids), np.int32)
     index[ranked] = np.arange(1, len(ranked) + 1)
     return _Indexed(
@@ -192,7 +194,7 @@ def _index(
         item_ids=item_ids.gather(ranked),
         item_counts=counts[ranked],
         user_ids=user_ids.gather(present),
-    ), [step.to_dict() for step in steps]
+    ), [step.to_dict() for step in kept.steps]
 
 
 def _encode(ids: pl.Series) -> tuple[pl.Series, npt.NDArray[np.int32]]:

@@ -137,14 +137,7 @@ class Trainer:
 
     def evaluate(self, split: str, max_users: int | None = None) -> dict[str, float]:
         """Recall, hit rate and ndcg at 20 and 50 of the model as it is now."""
-        return evaluate(
-            self.model,
-            self.model,
-            self.dataset,
-            split,
-            max_users=max_users,
-            seed=self.config.train.seed,
-        )
+        return evaluate(self.model, self.model, self.dataset, split, max_users=max_users)
 
     def _out_of_patience(self) -> bool:
         return self.evaluations_since_best >= self.config.train.patience
@@ -166,7 +159,7 @@ class Trainer:
         result = {
             "best_step": self.best["step"],
             "valid": self.best["valid"],
-            "test": evaluate(best, best, self.dataset, "test", seed=self.config.train.seed),
+            "test": evaluate(best, best, self.dataset, "test"),
             "train": {"steps": self.step, **speed},
         }
         files.write_json(self.run.result_file, result)

@@ -1,0 +1,71 @@
+"""Metrics of a model on the held-out users of a dataset, over the whole catalogue."""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from remi_fast.data.dataset import Dataset
+from remi_fast.errors import DataError
+from remi_fast.retrieval.histories import last_items, padded
+from remi_fast.retrieval.metrics import ranking_metrics
+from remi_fast.retrieval.search import ItemVectors, search
+
+DEFAULT_KS = (20, 50)
+USERS_AT_ONCE = 1024
+
+
+class UserEncoder(Protocol):
+    """What turns histories into interests."""
+
+    max_history: int
+
+    def interests(self, history: Tensor, length: Tensor) -> Tensor:
+        """history (n, L) int64, right-padded with 0; length (n,) -> (n, K, d)."""
+
+
+def evaluate(
+    encoder: UserEncoder,
+    items: ItemVectors,
+    dataset: Dataset,
+    split: str,
+    *,
+    ks: tuple[int, ...] = DEFAULT_KS,
+    max_users: int | None = None,
+    exclude_seen: bool = False,
+) -> dict[str, float]:
+    """Mean recall, hit_rate and ndcg at each k, and the number of "users" they are means over.
+
+    Args:
+        encoder, items: the model, twice.
+        dataset, split: whose users, "valid" or "test".
+        ks: cut-offs.
+        max_users: evaluate an evenly spaced sample of the users only.
+        exclude_seen: never retrieve the items of the user's whole history (as published: False).
+
+    Raises:
+        DataError: if the split has no users.
+    """
+    held_out = dataset.eval_split(split)
+    if not len(held_out):
+        raise DataError(
+            f"{dataset.path}: the {split} split has no users, expected at least one; "
+            "prepare more data or another --split"
+        )
+    chosen = np.arange(len(held_out))
+    if max_users is not None and max_users < len(chosen):
+        chosen = np.linspace(0, len(chosen) - 1, max_users).round().astype(np.int64)
+    sums: dict[str, float] = {}
+    for begin in range(0, len(chosen), USERS_AT_ONCE):
+        start, cut, end = held_out.spans[chosen[begin : begin + USERS_AT_ONCE]].T
+        history, length = last_items(dataset.items, start, cut, encoder.max_history)
+        interests = encoder.interests(torch.from_numpy(history), torch.from_numpy(length))
+        seen = torch.from_numpy(padded(dataset.items, start, cut)) if exclude_seen else None
+        ranked = search(interests, items, max(ks), seen).ids.numpy()
+        offsets = np.concatenate([[0], np.cumsum(end - cut)])
+        position = np.arange(offsets[-1]) + np.repeat(cut - offsets[:-1], end - cut)
+        targets = dataset.items[position].astype(np.int64)
+        for name, values in ranking_metrics(ranked, targets, offsets, ks).items():
+            sums[name] = sums.get(name, 0.0) + float(values.sum())
+    return {name: total / len(chosen) for name, total in sums.items()} | {"users": len(chosen)}

@@ -1,0 +1,25 @@
+"""Histories as a model takes them: the most recent items, padded."""
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+
+
+def last_items(
+    items: npt.NDArray[np.integer], start: Ints, end: Ints, max_history: int
+) -> tuple[Ints, Ints]:
+    """The last `max_history` of items[start[u]:end[u]], oldest first, right-padded with 0.
+
+    items (nnz,), start and end (n,), end > start -> history (n, L) int64, length (n,) int64.
+    """
+    first = np.maximum(start, end - max_history)
+    position = first[:, None] + np.arange(max_history)
+    inside = position < end[:, None]
+    history = np.where(inside, items[np.where(inside, position, 0)], 0).astype(np.int64)
+    return history, end - first
+
+
+def padded(items: npt.NDArray[np.integer], start: Ints, end: Ints) -> Ints:
+    """All of items[start[u]:end[u]], right-padded with 0 to the longest: (n, s) int64."""
+    return last_items(items, start, end, int((end - start).max(initial=1)))[0]
