@@ -1,0 +1,1 @@
+"""Measurement only; nothing in the package imports this."""

@@ -14,7 +14,8 @@ FOLDER = Path(__file__).parent / "results"
 def save(name: str, results: Any) -> Path:
     """Write `results` with commit, versions and hardware to bench/results/<name>.json."""
     record = {"commit": _commit(), "environment": environment(), "results": results}
-    record["environment"]["command"] = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    words = [Path(word).name if "/" in word else word for word in sys.argv]  # no local paths
+    record["environment"]["command"] = words
     FOLDER.mkdir(exist_ok=True)
     path = FOLDER / f"{name}.json"
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -86,43 +86,60 @@ def prepare(sources: Sequence[str | Path], out: str | Path, settings: PrepareSet
     `out` appears complete or not at all. Raises DataError for input that cannot be used,
     RunFolderError when `out` exists.
     """
-    out = Path(out)
-    if out.exists():
-        raise RunFolderError(f"{out}: exists already; expected a folder that is yet to be made")
+    out = _new(out)
     paths = [Path(source) for source in sources]
     with _progress() as stage:
         stage("read")
         raw = read(paths, ColumnNames(settings.user_col, settings.item_col, settings.time_col))
-        columns, presplit = raw.columns, raw.presplit
-        if presplit:
-            settings = replace(settings, filter="none")
-        elif settings.split == "temporal" and columns.time is None:
-            raise DataError(
-                f"{paths[0]}: no time column; the temporal split needs one (--time-col)"
-            )
-        indexed, steps = _index(raw, settings, stage)
-        del raw
-        stage("split")
-        split = _split(indexed, settings)
-        stage("write")
-        summary = {
-            "sources": [path.name for path in paths],
-            "columns": asdict(columns),
-            "order": f"column {columns.time!r}" if columns.time else "file order (no time column)",
-            "filter": steps,
-            "lengths": _lengths(indexed.offsets),
-            "split": {
-                name: {"users": len(part.users), "positions": part.num_positions}
-                for name, part in (
-                    ("train", split.train),
-                    ("valid", split.valid),
-                    ("test", split.test),
-                )
-            },
-            "skipped_users": split.skipped,
-        }
-        chosen = asdict(settings) | ({"split": "given"} if presplit else {})
-        _write(out, indexed, split, chosen, summary)
+        return _prepare(raw, [path.name for path in paths], out, settings, stage)
+
+
+def prepare_interactions(
+    raw: Interactions, source: str, out: str | Path, settings: PrepareSettings
+) -> Dataset:
+    """`prepare` for interactions that are in memory already; `source` says where they came from."""
+    out = _new(out)
+    with _progress() as stage:
+        return _prepare(raw, [source], out, settings, stage)
+
+
+def _new(out: str | Path) -> Path:
+    if Path(out).exists():
+        raise RunFolderError(f"{out}: exists already; expected a folder that is yet to be made")
+    return Path(out)
+
+
+def _prepare(
+    raw: Interactions,
+    sources: list[str],
+    out: Path,
+    settings: PrepareSettings,
+    stage: Callable[[str], None],
+) -> Dataset:
+    columns, presplit = raw.columns, raw.presplit
+    if presplit:
+        settings = replace(settings, filter="none")
+    elif settings.split == "temporal" and columns.time is None:
+        raise DataError(f"{sources[0]}: no time column; the temporal split needs one (--time-col)")
+    indexed, steps = _index(raw, settings, stage)
+    stage("split")
+    split = _split(indexed, settings)
+    stage("write")
+    parts = (("train", split.train), ("valid", split.valid), ("test", split.test))
+    summary = {
+        "sources": sources,
+        "columns": asdict(columns),
+        "order": f"column {columns.time!r}" if columns.time else "file order (no time column)",
+        "filter": steps,
+        "lengths": _lengths(indexed.offsets),
+        "split": {
+            name: {"users": len(part.users), "positions": part.num_positions}
+            for name, part in parts
+        },
+        "skipped_users": split.skipped,
+    }
+    chosen = asdict(settings) | ({"split": "given"} if presplit else {})
+    _write(out, indexed, split, chosen, summary)
     return Dataset.open(out, verify=False)
 
 

@@ -1,0 +1,45 @@
+# `make train` and `make test` work from nothing but Python 3.11+, a C++17 compiler and make.
+PYTHON ?= python3
+VENV ?= .venv
+RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+CPP := $(wildcard csrc/*.cpp csrc/*.hpp)
+
+.PHONY: train compare test test-all lint format bench clean
+
+train: $(INSTALLED)  ## train REMI on the demo data, show metrics and recommendations
+	$(BIN)/remi-fast train demo --out $(RUN)
+	$(BIN)/remi-fast recommend $(RUN) --sample 3 --k 5
+
+compare: $(INSTALLED)  ## plain sampled softmax against REMI on the demo data
+	$(BIN)/python -m bench.quality demo --out $(RUN)-compare --seeds 1
+
+test: lint  ## lint and the test suite
+	$(BIN)/python -m pytest
+
+test-all: lint  ## the long form of the tests as well
+	$(BIN)/python -m pytest --run-slow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md docs remi_fast kernels csrc bench/*.py tests
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+bench: $(INSTALLED)  ## microbenchmarks; the longer ones are listed in bench/README.md
+	$(BIN)/python -m pytest bench --benchmark-only
+
+clean:
+	rm -rf build *.egg-info *.so
+
+$(INSTALLED): pyproject.toml setup.py constraints.txt $(CPP)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

@@ -1,0 +1,45 @@
+"""A small prepared dataset that several tests read, and the switch for the long tests."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from remi_fast.data.prepare import PrepareSettings, prepare
+
+
+def pytest_addoption(parser):
+    parser.addoption("--run-slow", action="store_true", help="run the long form of the tests too")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--run-slow"):
+        skip = pytest.mark.skip(reason="long form; runs with --run-slow")
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(skip)
+
+
+def interactions(users=300, topics=8, items_per_topic=12, seed=0):
+    """Two topics a user; raw item ids are text, raw user ids are not 0..n."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for user in range(users):
+        mine = generator.choice(topics, 2, replace=False)
+        for time in range(generator.integers(6, 25)):
+            item = generator.integers(items_per_topic)
+            rows.append((1000 + 7 * user, f"t{generator.choice(mine)}-{item}", 100 * time))
+    columns = {"user_id": pl.Int64, "item_id": pl.String, "timestamp": pl.Int64}
+    return pl.DataFrame(rows, schema=columns, orient="row")
+
+
+@pytest.fixture(scope="session")
+def raw_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("raw") / "interactions.parquet"
+    interactions().write_parquet(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def dataset(raw_file, tmp_path_factory):
+    out = tmp_path_factory.mktemp("prepared") / "data"
+    return prepare([raw_file], out, PrepareSettings())

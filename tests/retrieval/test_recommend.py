@@ -1,0 +1,90 @@
+"""Raw ids in, raw ids out, for users and items known and unknown."""
+
+import logging
+
+import polars as pl
+import pytest
+import torch
+
+from remi_fast.config import ModelConfig
+from remi_fast.errors import DataError
+from remi_fast.models.recommender import make_model
+from remi_fast.retrieval import recommend as module
+from remi_fast.retrieval.recommend import Recommender
+
+NAMES = ["pear", "apple", "plum", "fig", "kiwi", "lime"]
+
+
+@pytest.fixture
+def recommender():
+    items = pl.DataFrame({"item_id": NAMES, "index": range(1, 7), "count": 1})
+    model = make_model(ModelConfig(dim=8, max_history=3), 7, seed=0)
+    return Recommender(model, items.sample(fraction=1, shuffle=True, seed=1))
+
+
+def frame(rows, columns=("user_id", "item_id")):
+    return pl.DataFrame(rows, schema=list(columns), orient="row")
+
+
+def expected(recommender, names, k):
+    ids = torch.tensor([[NAMES.index(n) + 1 for n in names] + [0] * (3 - len(names))])
+    interests = recommender.model.interests(ids, torch.tensor([len(names)]))
+    scores = (interests[0] @ recommender.model.rows(1, 7).T).amax(0)
+    return [NAMES[i] for i in scores.argsort(descending=True)[:k]]
+
+
+@pytest.mark.parametrize("at_once", [1, 1024])
+def test_last_items_in_order_of_time(monkeypatch, recommender, at_once):
+    monkeypatch.setattr(module, "USERS_AT_ONCE", at_once)
+    rows = [("b", "fig", 5), ("a", "lime", 3), ("b", "plum", 1), ("b", "pear", 9), ("b", "apple", 7)]
+    histories = frame(rows, ("user_id", "item_id", "timestamp"))
+    got = recommender.recommend(histories, k=4)
+    assert got.columns == ["user_id", "rank", "item_id", "score", "interest"]
+    assert got["rank"].to_list() == [1, 2, 3, 4] * 2
+    by_user = got.group_by("user_id", maintain_order=True).agg("item_id", "score")
+    lists = dict(zip(by_user["user_id"], by_user["item_id"], strict=True))
+    assert lists["b"].to_list() == expected(recommender, ["fig", "apple", "pear"], 4)
+    assert lists["a"].to_list() == expected(recommender, ["lime"], 4)
+    assert all(scores.is_sorted(descending=True) for scores in by_user["score"])
+
+
+def test_without_times_the_order_of_the_rows_counts(recommender):
+    got = recommender.recommend(frame([(1, "kiwi"), (2, "fig"), (1, "plum")]), k=2)
+    first = got.filter(pl.col("user_id") == 1)["item_id"].to_list()
+    assert first == expected(recommender, ["kiwi", "plum"], 2)
+
+
+def test_unknown_items_are_ignored_with_a_warning(recommender, caplog):
+    histories = frame([(1, "kiwi"), (1, "durian"), (2, "durian"), (1, "plum")])
+    with caplog.at_level(logging.WARNING):
+        got = recommender.recommend(histories, k=2)
+    assert got["item_id"].to_list() == expected(recommender, ["kiwi", "plum"], 2)
+    assert "2 of 4 interactions" in caplog.text and "1 users have no other" in caplog.text
+
+
+def test_nothing_known_and_missing_columns_are_errors(recommender):
+    with pytest.raises(DataError, match=r"none of the 1 interactions .*item ids of type String"):
+        recommender.recommend(frame([(1, "durian")]))
+    with pytest.raises(DataError, match=r"no column 'item_id'.*columns found: user_id, item\)"):
+        recommender.recommend(frame([(1, "kiwi")], ("user_id", "item")))
+    with pytest.raises(ValueError, match="k: got 0"):
+        recommender.recommend(frame([(1, "kiwi")]), k=0)
+
+
+def test_ids_are_cast_to_the_type_of_the_training_data(recommender):
+    items = pl.DataFrame({"item_id": [70, 80, 90, 100, 110, 120], "index": range(1, 7)})
+    numbers = Recommender(recommender.model, items)
+    as_text = numbers.recommend(frame([(1, "110"), (1, "nonsense")]), k=3)
+    as_number = numbers.recommend(frame([(1, 110)]), k=3)
+    assert as_text.equals(as_number) and as_text.schema["item_id"] == pl.Int64
+
+
+def test_exclude_seen_leaves_out_the_whole_history(recommender):
+    rows = [(1, name) for name in NAMES[:4]]  # longer than max_history
+    got = recommender.recommend(frame(rows), k=50, exclude_seen=True)
+    assert set(got["item_id"]) == {"kiwi", "lime"}
+
+
+def test_item_table_of_another_model(recommender):
+    with pytest.raises(DataError, match="got 5 items, expected 6"):
+        Recommender(recommender.model, recommender.item_table.head(5))

@@ -1,0 +1,95 @@
+"""Exact search against brute force, and against the published merge of per-interest lists."""
+
+import pytest
+import torch
+
+from remi_fast.retrieval import search as module
+from remi_fast.retrieval.search import search, stable_top_k
+
+
+class Table:
+    def __init__(self, weight):
+        self.weight = weight
+        self.num_items = len(weight)
+        self.largest = 0
+
+    def rows(self, start, end):
+        self.largest = max(self.largest, end - start)
+        return self.weight[start:end]
+
+
+def make(users=7, interests=3, items=40, dim=5, seed=0, whole=False):
+    generator = torch.Generator().manual_seed(seed)
+    interest, weight = (
+        torch.randn(users, interests, dim, generator=generator),
+        torch.randn(items, dim, generator=generator),
+    )
+    if whole:  # many equal scores
+        interest, weight = interest.round(), weight.round()
+    weight[0] = 100.0  # padding would win everywhere
+    return interest, Table(weight)
+
+
+def published_merge(interests, weight, k):
+    """Each interest's top k of the catalogue; union, sorted by score, duplicates dropped."""
+    found = []
+    for user in interests:
+        scores = user @ weight[1:].T
+        pairs = []
+        for row in scores:
+            order = row.argsort(descending=True, stable=True)[:k]
+            pairs += [(-row[i].item(), int(i) + 1) for i in order]
+        ranked = []
+        for _, item in sorted(pairs):
+            if item not in ranked:
+                ranked.append(item)
+        found.append(ranked[:k])
+    return torch.tensor(found)
+
+
+@pytest.mark.parametrize("budget", [1, 64, 1000, 10**6])
+@pytest.mark.parametrize("k", [1, 5, 39])
+@pytest.mark.parametrize("seed", range(3))
+def test_equals_the_published_merge(monkeypatch, budget, k, seed):
+    monkeypatch.setattr(module, "SCORES_AT_ONCE", budget)
+    interests, table = make(seed=seed)
+    found = search(interests, table, k)
+    assert torch.equal(found.ids, published_merge(interests, table.weight, k))
+    for user in range(len(interests)):
+        scores = interests[user] @ table.weight[found.ids[user]].T
+        torch.testing.assert_close(found.scores[user], scores.amax(0))
+        assert torch.equal(found.interest[user], scores.argmax(0))
+
+
+@pytest.mark.parametrize("budget", [1, 64, 10**6])
+@pytest.mark.parametrize("seed", range(3))
+def test_equal_scores_are_ordered_by_id(monkeypatch, budget, seed):
+    monkeypatch.setattr(module, "SCORES_AT_ONCE", budget)
+    interests, table = make(seed=seed, whole=True)
+    best = (interests @ table.weight[1:].T).amax(1)
+    assert any(len(row.unique()) < len(row) for row in best), "no equal scores in this case"
+    expected = best.argsort(dim=1, descending=True, stable=True)[:, :12] + 1
+    assert torch.equal(search(interests, table, 12).ids, expected)
+
+
+def test_memory_is_bounded_by_the_budget(monkeypatch):
+    monkeypatch.setattr(module, "SCORES_AT_ONCE", 21 * 8)
+    interests, table = make()
+    search(interests, table, 4)
+    assert table.largest == 8
+
+
+def test_seen_items_and_small_catalogues_fill_up_with_0():
+    interests, table = make(users=2, items=6)
+    seen = torch.tensor([[1, 3, 0], [5, 5, 2]])
+    found = search(interests, table, 8, seen)
+    for ids, hidden, left in zip(found.ids, seen, (3, 3), strict=True):
+        real = ids[ids > 0]
+        assert len(real) == left and not set(real.tolist()) & set(hidden.tolist())
+        assert (ids[left:] == 0).all()
+    assert (found.scores[found.ids == 0] == -torch.inf).all()
+
+
+def test_stable_top_k_of_constant_rows():
+    values, index = stable_top_k(torch.zeros(3, 100), 7)
+    assert index.tolist() == [list(range(7))] * 3 and (values == 0).all()
