@@ -5,8 +5,8 @@ With s = query . negatives, a = (1 + beta) s - log q and b = beta s - log q:
     log Z = LSE(a) - LSE(b) + log_scale,  loss = softplus(log Z - s_y),  p = sigmoid(log Z - s_y)
     dloss/ds_y = -p,   dloss/ds_j = p ((1 + beta) softmax(a)_j - beta softmax(b)_j)
 
-The forward keeps two sums and one maximum a row; the backward makes the scores again. Nothing of
-size B x N is stored beyond one tile.
+The forward keeps two sums and one maximum a row; the backward makes the scores again, unless all
+of them fit in one tile, which is kept then. Nothing of size B x N is stored beyond one tile.
 """
 
 import math
@@ -129,7 +129,8 @@ class _IHNLoss(torch.autograd.Function):
         maximum = query.new_full((len(query), 1), -math.inf)
         hard_sum = torch.zeros_like(maximum)  # sum exp((1 + beta)(s - max)) / q
         weight_sum = torch.zeros_like(maximum)  # sum exp(beta (s - max)) / q
-        for columns in _tiles(len(query), len(negatives)):
+        tiles = _tiles(len(query), len(negatives))
+        for columns in tiles:
             scores = query @ negatives[columns].T
             same = _mask(scores, columns, options)
             new_maximum = torch.maximum(maximum, scores.amax(dim=1, keepdim=True))
@@ -151,14 +152,15 @@ class _IHNLoss(torch.autograd.Function):
         log_z = (maximum + hard_sum.log() - weight_sum.log()).squeeze(1) + options.log_scale
         margin = log_z - target_score
         margin.masked_fill_(weight_sum.squeeze(1) == 0, -math.inf)  # nothing to compare with
-        ctx.save_for_backward(query, target, negatives, maximum, hard_sum, weight_sum, margin)
+        tile = (hard, weight) if len(tiles) == 1 else ()
+        ctx.save_for_backward(query, target, negatives, maximum, hard_sum, weight_sum, margin, *tile)
         ctx.options = options
         return torch.nn.functional.softplus(margin)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        query, target, negatives, maximum, hard_sum, weight_sum, margin = ctx.saved_tensors
+        query, target, negatives, maximum, hard_sum, weight_sum, margin, *kept = ctx.saved_tensors
         options: _Options = ctx.options
         strength = (grad_loss * torch.sigmoid(margin)).unsqueeze(1)  # dloss/dlogZ
         grad_target = -strength * query if ctx.needs_input_grad[1] else None
@@ -169,10 +171,13 @@ class _IHNLoss(torch.autograd.Function):
         hard_factor = scale * strength / hard_sum.masked_fill(hard_sum == 0, 1)
         weight_factor = options.beta * strength / weight_sum.masked_fill(weight_sum == 0, 1)
         for columns in _tiles(len(query), len(negatives)):
-            scores = query @ negatives[columns].T
-            _mask(scores, columns, options)
-            slope, weight = _exponentials(scores, maximum, columns, options)
-            slope *= hard_factor
+            if kept:
+                hard, weight = kept
+            else:
+                scores = query @ negatives[columns].T
+                _mask(scores, columns, options)
+                hard, weight = _exponentials(scores, maximum, columns, options)
+            slope = hard * hard_factor
             if weight is not None and options.beta > 0 and not options.detach_weights:
                 slope.addcmul_(weight, weight_factor, value=-1)
             if grad_query is not None:

@@ -28,8 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     command, rest = words[0], words[1:]
     logging.basicConfig(format="remi-fast: %(message)s", level=logging.INFO, stream=sys.stderr)
-    # Idle OpenMP workers of torch must sleep, not spin: the C++ threads share their cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Torch's idle OpenMP workers may spin only briefly: the C++ threads share their cores.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
         return _run(command, rest)
     except ConfigError as error:
