@@ -10,7 +10,7 @@ ParallelCompile("REMI_FAST_BUILD_JOBS", default=2).install()
 setup(
     ext_modules=[
         Pybind11Extension(
-            "_remi_fast_C",  # top level, so that it is found from a checkout and from site-packages alike
+            "_remi_fast_C",  # top level: found from a checkout and from site-packages alike
             sorted(glob("csrc/*.cpp")),
             depends=sorted(glob("csrc/*.hpp")),
             cxx_std=17,

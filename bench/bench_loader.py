@@ -79,6 +79,8 @@ def test_python_iterator(benchmark, data, matrices):
     items, offsets = data
     benchmark.group = "loader"
     benchmark.extra_info["samples_per_round"] = 5 * BATCH
-    histories = [items[a:b].tolist() for a, b in zip(offsets[:50_000], offsets[1:50_001], strict=True)]
+    histories = [
+        items[a:b].tolist() for a, b in zip(offsets[:50_000], offsets[1:50_001], strict=True)
+    ]
     iterator = python_iterator(histories, BATCH, HISTORY, matrices=matrices)
     benchmark.pedantic(take, (iterator, 5), rounds=3, warmup_rounds=1)

@@ -29,7 +29,9 @@ def test_self_attentive_extractor(benchmark, name, filled):
     benchmark.group = f"self-attentive-{filled}"
     set_threads(0)
     extractor, given = CONTESTANTS[name], inputs()
-    length = torch.full((BATCH,), HISTORY) if filled == "full" else torch.arange(BATCH) % HISTORY + 1
+    length = (
+        torch.full((BATCH,), HISTORY) if filled == "full" else torch.arange(BATCH) % HISTORY + 1
+    )
 
     def step():
         interests, routing = extractor(given[0], length, *given[1:])

@@ -126,12 +126,15 @@ def check(data: Data, config: Config) -> dict[str, float]:
     step = TrainingStep(model, config)
     optimizer = torch.optim.Adam(peer.parameters(), lr=config.optim.lr)
     loss, batch = config.loss, data.loader(config).batch(0)
-    negatives = sample_negatives(
-        loss.num_negatives, data.num_items, seed=config.train.seed, step=0
-    )
+    negatives = sample_negatives(loss.num_negatives, data.num_items, seed=config.train.seed, step=0)
     mine = step(0, batch.history, batch.length, batch.target).total
     theirs = peer(
-        batch.history.long(), batch.length, batch.target.long(), negatives, loss.beta, loss.rr_lambda
+        batch.history.long(),
+        batch.length,
+        batch.target.long(),
+        negatives,
+        loss.beta,
+        loss.rr_lambda,
     )
     theirs.backward()
     optimizer.step()
@@ -172,7 +175,9 @@ def main() -> None:
             times[name].append(measure(run, ROUND_SECONDS))
     first = next(iter(times))
     table = {}
-    print(f"{'contestant':<36}{'ms/step':>9}{'(min':>9} .. max){'x ' + first:>18}{'(min':>8} .. max)")
+    print(
+        f"{'contestant':<36}{'ms/step':>9}{'(min':>9} .. max){'x ' + first:>18}{'(min':>8} .. max)"
+    )
     for name, values in times.items():
         ratios = [value / ours for value, ours in zip(values, times[first], strict=True)]
         middle, ratio = statistics.median(values), statistics.median(ratios)

@@ -153,7 +153,9 @@ class _IHNLoss(torch.autograd.Function):
         margin = log_z - target_score
         margin.masked_fill_(weight_sum.squeeze(1) == 0, -math.inf)  # nothing to compare with
         tile = (hard, weight) if len(tiles) == 1 else ()
-        ctx.save_for_backward(query, target, negatives, maximum, hard_sum, weight_sum, margin, *tile)
+        ctx.save_for_backward(
+            query, target, negatives, maximum, hard_sum, weight_sum, margin, *tile
+        )
         ctx.options = options
         return torch.nn.functional.softplus(margin)
 

@@ -210,6 +210,9 @@ def _nearest_key(message: str, known: list[str]) -> str:
     unknown = re.search(r"unrecognized arguments?: -*([\w.]+)", message)
     if unknown:
         return nearest(unknown.group(1), known)
+    unknown = re.search(r"Option '([\w.]+)' is not accepted", message)
+    if unknown:
+        return nearest(unknown.group(1), known)
     unknown = re.search(r"(?:[Gg]roup '(\w+)' )?does not accept option '([\w.]+)'", message)
     if unknown:
         return nearest(".".join(part for part in unknown.groups() if part), known)

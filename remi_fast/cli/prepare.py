@@ -14,7 +14,9 @@ def add_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument("--out", required=True, help="dataset folder to make")
     parser.add_argument("--user-col", help="column of user ids (guessed if not given)")
     parser.add_argument("--item-col", help="column of item ids (guessed if not given)")
-    parser.add_argument("--time-col", help="column of times (guessed; else the file's order counts)")
+    parser.add_argument(
+        "--time-col", help="column of times (guessed; else the file's order counts)"
+    )
     parser.add_argument(
         "--filter",
         choices=("one-pass", "k-core", "none"),

@@ -13,7 +13,6 @@ from remi_fast.config import (
 )
 from remi_fast.errors import ConfigError
 
-
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 

@@ -262,7 +262,10 @@ def _read_headerless(path: Path) -> pl.DataFrame:
             fields = next(csv.reader(file), [])
     except UnicodeDecodeError as error:
         raise _not_utf8(f"{path}:1", error) from None
-    names = {3: ["user_id", "item_id", "timestamp"], 4: ["user_id", "item_id", "index", "timestamp"]}
+    names = {
+        3: ["user_id", "item_id", "timestamp"],
+        4: ["user_id", "item_id", "index", "timestamp"],
+    }
     if len(fields) not in names:
         raise DataError(
             f"{path}:1: got {len(fields)} fields, expected user,item,time or user,item,index,time"

@@ -41,7 +41,8 @@ class ItemTable(nn.Module):
         super().__init__()
         if num_items < 2 or dim < 1:
             raise ValueError(
-                f"got num_items {num_items}, dim {dim}; expected at least 2 (padding and one item), 1"
+                f"got num_items {num_items}, dim {dim}; "
+                "expected at least 2 (padding and one item) and 1"
             )
         weight = torch.empty(num_items, dim)
         weight.normal_(0.0, math.sqrt(2 / dim) if std is None else std, generator=generator)

@@ -19,7 +19,10 @@ BETAS = [0.0, 0.1, 0.5, 1.0, 10.0]
 def make(batch, negatives, dim, *, scale=1.0, seed=0, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
     shapes = ((batch, dim), (batch, dim), (negatives, dim))
-    return [torch.randn(s, generator=generator, dtype=torch.float64).mul(scale).to(dtype) for s in shapes]
+    return [
+        torch.randn(s, generator=generator, dtype=torch.float64).mul(scale).to(dtype)
+        for s in shapes
+    ]
 
 
 def options(batch, negatives, *, log_q=False, masked=False, detach=False, seed=0):
@@ -174,7 +177,9 @@ def test_gradient_of_a_subset_of_inputs(subset):
 def test_nothing_of_batch_times_negatives_is_stored():
     query, target, negatives = make(64, 20_000, 4, dtype=torch.float32)
     saved = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: saved.append(t.numel()) or t, lambda t: t
+    ):
         ihn_loss(query.requires_grad_(), target, negatives, beta=1.0)
     assert sum(saved) < 64 * 20_000 / 4
 
@@ -202,7 +207,9 @@ def test_bad_arguments(change, message):
     }
     arguments = good | change
     with pytest.raises(ValueError, match=message):
-        ihn_loss(arguments.pop("query"), arguments.pop("target"), arguments.pop("negatives"), **arguments)
+        ihn_loss(
+            arguments.pop("query"), arguments.pop("target"), arguments.pop("negatives"), **arguments
+        )
 
 
 def test_reference_is_the_published_formula():

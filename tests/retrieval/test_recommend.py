@@ -36,7 +36,13 @@ def expected(recommender, names, k):
 @pytest.mark.parametrize("at_once", [1, 1024])
 def test_last_items_in_order_of_time(monkeypatch, recommender, at_once):
     monkeypatch.setattr(module, "USERS_AT_ONCE", at_once)
-    rows = [("b", "fig", 5), ("a", "lime", 3), ("b", "plum", 1), ("b", "pear", 9), ("b", "apple", 7)]
+    rows = [
+        ("b", "fig", 5),
+        ("a", "lime", 3),
+        ("b", "plum", 1),
+        ("b", "pear", 9),
+        ("b", "apple", 7),
+    ]
     histories = frame(rows, ("user_id", "item_id", "timestamp"))
     got = recommender.recommend(histories, k=4)
     assert got.columns == ["user_id", "rank", "item_id", "score", "interest"]

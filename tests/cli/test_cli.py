@@ -1,0 +1,146 @@
+"""The command line as its user meets it."""
+
+import json
+
+import polars as pl
+import pytest
+
+from remi_fast.cli import COMMANDS, main
+
+SMALL = [
+    "--model.dim=8",
+    "--model.num_interests=2",
+    "--loss.num_negatives=32",
+    "--train.batch_size=16",
+    "--train.steps=20",
+    "--train.eval_every=10",
+]
+
+
+@pytest.fixture(scope="module")
+def trained(raw_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    assert main(["prepare", str(raw_file), "--out", str(folder / "data")]) == 0
+    assert main(["train", str(folder / "data"), "--out", str(folder / "run"), *SMALL]) == 0
+    return folder / "run"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0 and f"remi-fast {command}" in capsys.readouterr().out
+
+
+def test_overview(capsys):
+    assert main(["--help"]) == 0 and main([]) == 2
+    text = capsys.readouterr().out
+    assert all(command in text for command in COMMANDS)
+    assert main(["--version"]) == 0 and "remi-fast 0." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words, status, message",
+    [
+        (["trian"], 2, "did you mean train?"),
+        (["train", "demo", "--out", "x", "--loss.betta=1"], 2, "did you mean loss.beta?"),
+        (["train", "demo", "--out", "x", "--train.steps=0"], 2, "train.steps: got 0"),
+        (["train", "demo", "--out", "x", "--preset", "gowala"], 2, "did you mean gowalla?"),
+        (["train", "demo", "--out", "x", "--config"], 2, "expected a value after it"),
+        (["train", "--out", "x"], 2, "DATA: got nothing"),
+        (["train", "demo"], 2, "out"),
+        (["train", "--out", "nowhere", "--resume"], 1, "nowhere: no such folder"),
+        (["train", "demo", "--out", "x", "--resume"], 2, "expected none"),
+        (["train", "nothing.csv", "--out", "x"], 1, "nothing.csv: no such file"),
+        (["prepare", "nothing.csv", "--out", "x"], 1, "nothing.csv: no such file"),
+        (["evaluate", "nowhere"], 1, "nowhere: no such folder"),
+        (["evaluate", "nowhere", "--k", "[0]"], 2, "expected cut-offs >= 1"),
+        (["recommend", "nowhere"], 2, "expected one of --histories FILE and --sample N"),
+        (["recommend", "nowhere", "--sample", "1", "--out", "x.txt"], 2, ".parquet, .csv, .jsonl"),
+    ],
+)
+def test_errors(words, status, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == status
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("remi-fast") and "Traceback" not in error
+    assert not list(tmp_path.iterdir()), "something was left behind"
+
+
+def test_prepare_prints_its_numbers(raw_file, tmp_path, capsys):
+    assert main(["prepare", str(raw_file), "--out", str(tmp_path / "a")]) == 0
+    text = capsys.readouterr().out
+    assert "items with >= 5" in text and "300 users" in text and "median" in text
+    words = [
+        "prepare",
+        str(raw_file),
+        "--out",
+        str(tmp_path / "b"),
+        "--split",
+        "temporal",
+        "--json",
+    ]
+    assert main(words) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["settings"]["split"] == "temporal" and printed["counts"]["users"] == 300
+
+
+def test_train_then_evaluate(trained, capsys):
+    assert main(["evaluate", str(trained), "--json"]) == 0
+    metrics = json.loads(capsys.readouterr().out)
+    expected = json.loads((trained / "result.json").read_text())["test"]
+    assert metrics == {"split": "test"} | expected
+    assert main(["evaluate", str(trained), "--split", "valid", "--k", "[5]"]) == 0
+    assert "recall@5" in capsys.readouterr().out
+
+
+def test_train_refuses_an_existing_run_and_resumes_it(trained, capsys):
+    before = (trained / "metrics.jsonl").read_text()
+    data = str(trained.parent / "data")
+    assert main(["train", data, "--out", str(trained), *SMALL]) == 1
+    assert "never overwritten" in capsys.readouterr().err
+    assert main(["train", "--out", str(trained), "--resume", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["train"]["steps"] == 20
+    assert (trained / "metrics.jsonl").read_text() == before
+
+
+def test_later_settings_win_wherever_they_stand(raw_file, tmp_path, capsys):
+    config = tmp_path / "mine.yaml"
+    config.write_text("loss: {beta: 0.5}\ntrain: {steps: 11}\n")
+    words = ["train", str(raw_file), *SMALL, "--config", str(config), "--out", str(tmp_path / "r")]
+    assert main([*words, "--preset=gowalla", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["train"]["steps"] == 20  # option over file
+    text = (tmp_path / "r" / "config.yaml").read_text()
+    assert "beta: 0.5" in text and "max_history: 40" in text  # file over preset over default
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_recommend_to_a_file(trained, tmp_path, suffix, capsys):
+    histories = tmp_path / "histories.csv"
+    histories.write_text("user_id,item_id\nnew,t0-1\nnew,t0-2\nother,t3-4\nnew,unknown\n")
+    out = tmp_path / "sub" / f"out{suffix}"
+    words = ["recommend", str(trained), "--histories", str(histories), "--k", "4"]
+    assert main([*words, "--out", str(out)]) == 0
+    assert "8 recommendations for 2 users" in capsys.readouterr().out
+    readers = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".jsonl": pl.read_ndjson}
+    got = readers[suffix](out)
+    assert got["user_id"].unique(maintain_order=True).to_list() == ["new", "other"]
+    assert got["item_id"].str.starts_with("t").all()
+
+
+def test_recommend_prints(trained, tmp_path, capsys):
+    assert main(["recommend", str(trained), "--sample", "2", "--k", "3", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 6 and {"user_id", "item_id", "score", "rank", "interest"} == set(lines[0])
+    assert main(["recommend", str(trained), "--sample", "1", "--k", "3"]) == 0
+    assert "history" in capsys.readouterr().out
+    unknown = tmp_path / "h.csv"
+    unknown.write_text("user_id,item_id\nnew,nothing\n")
+    assert main(["recommend", str(trained), "--histories", str(unknown)]) == 1
+    assert "none of the 1 interactions" in capsys.readouterr().err
+
+
+def test_info(capsys):
+    assert main(["info", "--json"]) == 0
+    assert {"torch", "cpu", "backends", "extension"} <= json.loads(capsys.readouterr().out).keys()
+    assert main(["info"]) == 0 and "native" in capsys.readouterr().out

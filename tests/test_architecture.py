@@ -1,0 +1,119 @@
+"""Who may import whom; see CONTRIBUTING.md."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+OUTSIDE = {"torch", "triton", "numpy"}
+# Of every room: the rooms of this project, and the packages, that it may import.
+ALLOWED = {
+    "kernels": {"kernels", "_remi_fast_C"} | OUTSIDE,
+    "remi_fast/data": {
+        "data",
+        "errors",
+        "files",
+        "kernels.native",
+        "kernels.philox",
+        "polars",
+        "rich",
+    }
+    | OUTSIDE,
+    "remi_fast/models": {"models", "config", "kernels.self_attentive"} | OUTSIDE,
+    "remi_fast/retrieval": {
+        "retrieval",
+        "models",
+        "data.dataset",
+        "errors",
+        "polars",
+    }
+    | OUTSIDE,
+    "remi_fast/training": {
+        "training",
+        "retrieval",
+        "models",
+        "data",
+        "kernels",
+        "losses",
+        "optim",
+        "config",
+        "errors",
+        "files",
+        "",
+        "yaml",
+        "safetensors",
+        "rich",
+    }
+    | OUTSIDE,
+}
+for module in ("functional", "losses", "optim"):
+    ALLOWED[f"remi_fast/{module}.py"] = {"kernels", "functional", "models.item_table"} | OUTSIDE
+
+
+def imports(file):
+    """Names imported by a file: "data.loader" for remi_fast.data.loader, "torch" for torch.nn."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            names = ["remi_fast.kernels"]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module]
+            if node.module == "remi_fast":
+                names = [f"remi_fast.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            top, _, rest = name.partition(".")
+            yield rest if top == "remi_fast" else top
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_rooms(room):
+    path = ROOT / room
+    files = [path] if path.is_file() else sorted(path.rglob("*.py"))
+    assert files
+    for file in files:
+        for name in imports(file):
+            if name in sys.stdlib_module_names:
+                continue
+            allowed = any(name == a or (a and name.startswith(a + ".")) for a in ALLOWED[room])
+            assert allowed, f"{file.relative_to(ROOT)} imports {name}"
+
+
+def test_only_native_imports_the_extension():
+    for file in [*ROOT.glob("kernels/*.py"), *ROOT.glob("remi_fast/**/*.py")]:
+        if file.name != "native.py":
+            assert "_remi_fast_C" not in set(imports(file)), file
+
+
+def test_csrc_includes_no_torch():
+    for file in ROOT.glob("csrc/*"):
+        assert "torch" not in file.read_text().replace("knows nothing of torch", ""), file
+
+
+def test_nothing_imports_bench_or_tests():
+    for file in [*ROOT.glob("kernels/*.py"), *ROOT.glob("remi_fast/**/*.py")]:
+        assert not {name.split(".")[0] for name in imports(file)} & {"bench", "tests"}, file
+
+
+@pytest.mark.parametrize(
+    "code, heavy",
+    [
+        ("import remi_fast", {"torch", "polars", "numpy"}),
+        ("from remi_fast.cli import main; main(['train', '--help'])", {"torch", "polars"}),
+        ("from remi_fast import api", {"polars", "faiss", "rich"}),
+    ],
+)
+def test_light_imports(code, heavy):
+    script = (
+        "import sys\ntry:\n    " + code + "\nexcept SystemExit:\n    pass\n"
+        f"print('loaded:', sorted({heavy!r} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert "loaded: []" in done.stdout, done.stdout + done.stderr
