@@ -1,4 +1,4 @@
-"""Whole training steps, side by side in one run: remi-fast, the published recipe, and that repaired.
+"""Whole training steps, side by side in one run: remi-fast, the published recipe, that repaired.
 
     python -m bench.end_to_end --items 368000 --save end_to_end_cpu
 

@@ -1,8 +1,9 @@
 """What remi-fast is compared with: the published recipe, and the same recipe repaired.
 
-Written from the formulas of the papers (REMI, RecSys 2023; ComiRec, KDD 2020) and from a description
-of the published program: a Python iterator that makes one sample at a time, with two L x L matrices
-per sample that no REMI model reads; plain autograd; dense Adam over the whole item table.
+Written from the formulas of the papers (REMI, RecSys 2023; ComiRec, KDD 2020) and from a
+description of the published program: a Python iterator that makes one sample at a time, with two
+L x L matrices per sample that no REMI model reads; plain autograd; dense Adam over the whole item
+table.
 """
 
 import random

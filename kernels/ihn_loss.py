@@ -82,7 +82,10 @@ def _validate(
             f"query: got {tuple(query.shape)} {query.dtype}, expected (B, d) of a floating dtype"
         )
     rows, dim = query.shape
-    expected = {"target": (target, (rows, dim)), "negatives": (negatives, (len(negatives), dim))}
+    expected: dict[str, tuple[Tensor, tuple[int, ...]]] = {
+        "target": (target, (rows, dim)),
+        "negatives": (negatives, (len(negatives), dim)),
+    }
     vectors = {
         "log_q": (log_q, len(negatives)),
         "target_log_q": (target_log_q, rows),
@@ -122,7 +125,7 @@ def _native(
 
 class _IHNLoss(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, query: Tensor, target: Tensor, negatives: Tensor, options: _Options
     ) -> Tensor:
         query, target, negatives = query.detach(), target.detach(), negatives.detach()
@@ -161,7 +164,7 @@ class _IHNLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         query, target, negatives, maximum, hard_sum, weight_sum, margin, *kept = ctx.saved_tensors
         options: _Options = ctx.options
         strength = (grad_loss * torch.sigmoid(margin)).unsqueeze(1)  # dloss/dlogZ
@@ -221,7 +224,7 @@ def _exponentials(
     if options.log_q is None and options.beta == 1:
         weight = shifted.exp_()
         return weight * weight, weight
-    minus_log_q = 0.0
+    minus_log_q: Tensor | float = 0.0
     if options.log_q is not None:
         minus_log_q = (options.log_q.min() - options.log_q[columns]).to(scores)
     # beta = 0 times -inf is NaN: masked scores get their 0 from the first exponential's mask

@@ -6,11 +6,11 @@ n ("cycle walking", fewer than two passes on average for n > 2) makes it one of 
 is found in constant time from (seed, step) alone: batches need no state, no order of making, and
 no memory, whatever n is.
 
-The low half has floor(bits / 2) bits. Even rounds add mix(low) to the high half, odd rounds mix(high)
-to the low half, by exclusive or. mix is multiply-shift hashing (pairwise independent) with one more
-multiplication against its linearity; its 128-bit key is the Philox block (round, step,
-PERMUTATION_KEYS). A pair of rounds with l-bit halves brings the distribution of any two elements
-nearer to uniform by 2^-l, hence more rounds for small n.
+The low half has floor(bits / 2) bits. Even rounds add mix(low) to the high half, odd rounds
+mix(high) to the low half, by exclusive or. mix is multiply-shift hashing (pairwise independent)
+with one more multiplication against its linearity; its 128-bit key is the Philox block (round,
+step, PERMUTATION_KEYS). A pair of rounds with l-bit halves brings the distribution of any two
+elements nearer to uniform by 2^-l, hence more rounds for small n.
 
 Sources: Black and Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002; Hoang and Rogaway,
 "On Generalized Feistel Networks", CRYPTO 2010; Dietzfelbinger, "Universal Hashing and k-Wise

@@ -129,7 +129,7 @@ def adam_step(
     beta2: float,
     eps: float,
 ) -> None:
-    """One Adam step in place (Kingma and Ba, algorithm 1, with torch.optim.Adam's placing of eps)."""
+    """One Adam step in place (Kingma and Ba, algorithm 1; eps placed as in torch.optim.Adam)."""
     exp_avg.mul_(beta1).add_(gradient, alpha=1 - beta1)
     exp_avg_sq.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
     denominator = (exp_avg_sq / (1 - beta2**step)).sqrt_().add_(eps)

@@ -39,7 +39,7 @@ def _native(
 
 class _SelfAttentive(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, history: Tensor, length: Tensor, positions: Tensor, w1: Tensor, w2: Tensor
     ) -> tuple[Tensor, Tensor]:
         batch, max_length, dim = history.shape
@@ -58,7 +58,7 @@ class _SelfAttentive(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: Any, grad_interests: Tensor, grad_routing: Tensor
     ) -> tuple[Tensor | None, ...]:
         history, w1, w2, real, inputs, hidden, routing = ctx.saved_tensors

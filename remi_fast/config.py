@@ -203,7 +203,7 @@ def config_from_namespace(namespace: Any) -> Config:
         "optim": OptimConfig,
         "train": TrainConfig,
     }
-    return Config(**{name: make(**vars(namespace[name])) for name, make in sections.items()})  # type: ignore[arg-type]
+    return Config(**{name: make(**vars(namespace[name])) for name, make in sections.items()})
 
 
 def _nearest_key(message: str, known: list[str]) -> str:

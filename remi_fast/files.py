@@ -1,4 +1,4 @@
-"""Crash-safe writing and verified reading of files: the one place that knows fsync and checksums."""
+"""Crash-safe writing and verified reading of files: the one place for fsync and checksums."""
 
 import json
 import os

@@ -83,7 +83,7 @@ class DeferredAdam(torch.optim.Optimizer):
             return kernel.read(self._adam, self._steps, ids, backend=self._backend)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One Adam step with the gradients of all rows gathered since `zero_grad`."""
         loss = None
         if closure is not None:
@@ -111,7 +111,7 @@ class DeferredAdam(torch.optim.Optimizer):
         """Bring every row of `table.weight` up to date, in place."""
         kernel.flush(self._adam, self._steps, backend=self._backend)
 
-    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
+    def state_dict(self) -> dict[str, Any]:
         """Moments, stamps and steps, as they are (no copies); the weight is the table's own.
 
         Load it together with the `table.weight` of the same moment, or call `flush()` first.

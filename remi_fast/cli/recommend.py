@@ -1,6 +1,7 @@
 """Recommend items for histories of known or new users: raw ids in, raw ids out. Unknown items are
 ignored; users without any known item get no recommendations, and their number is reported."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,7 @@ def _sample(folder: "RunFolder", count: int) -> "pl.DataFrame":
 def _write(frame: "pl.DataFrame", path: Path) -> None:
     from remi_fast import files
 
-    writers = {
+    writers: dict[str, Callable[[Path], object]] = {
         ".parquet": frame.write_parquet,
         ".csv": frame.write_csv,
         ".jsonl": frame.write_ndjson,

@@ -152,7 +152,7 @@ class BatchLoader:
 
     @property
     def with_replacement(self) -> bool:
-        """Whether a batch may hold a user twice: fewer eligible users than B, sampling="uniform"."""
+        """Whether a batch may hold a user twice: "uniform" with fewer eligible users than B."""
         replacement: bool = self._sampler.with_replacement
         return replacement
 

@@ -340,12 +340,8 @@ def _times(column: pl.Series, parts: list[_Part]) -> pl.Series:
     """Int64 or Float64 times from numbers, dates, or text with either; dates are microseconds."""
     dtype = column.dtype
     if dtype == pl.String:
-        for number in (pl.Int64, pl.Float64):
-            times = column.cast(number, strict=False)
-            if times.null_count() == column.null_count():
-                break
-        else:
-            times = _iso_times(column)
+        numbers = (column.cast(number, strict=False) for number in (pl.Int64, pl.Float64))
+        times = min((*numbers, _iso_times(column)), key=pl.Series.null_count)  # understands most
     elif dtype.is_integer():
         times = column.cast(pl.Int64, strict=False)
     elif dtype.is_float():

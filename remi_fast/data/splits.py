@@ -5,6 +5,7 @@ train on, and [start, cut, end) to evaluate: history start..cut, targets cut..en
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -104,7 +105,7 @@ def split_temporal(offsets: Ints, times: npt.NDArray[np.generic]) -> Split:
     )
 
 
-def _split(*parts: tuple[npt.NDArray[np.generic], ...]) -> Split:
+def _split(*parts: tuple[npt.NDArray[Any], ...]) -> Split:
     """Each part is (mask of its users, start, [cut,] end); empty histories are left out."""
     made, skipped = {}, {}
     for name, (mask, *bounds) in zip(("train", "valid", "test"), parts, strict=True):

@@ -31,6 +31,10 @@ class MultiInterestModel(nn.Module):
         """Up-to-date item vectors of rows start..end: (end - start, d)."""
         return self.table.rows(start, end)
 
+    def read(self, ids: Tensor) -> Tensor:
+        """Up-to-date item vectors of the rows `ids` (n,): (n, d)."""
+        return self.table.read(ids)
+
     @torch.no_grad()
     def interests(self, history: Tensor, length: Tensor) -> Tensor:
         """history (n, L) int ids, right-padded with 0; length (n,) -> (n, K, d). Only reads."""

@@ -21,7 +21,10 @@ class ItemVectors(Protocol):
         """I, with the padding row 0, which is never retrieved."""
 
     def rows(self, start: int, end: int) -> Tensor:
-        """Vectors of the rows start..end: (end - start, d)."""
+        """Vectors of the rows start..end (cut off at I): (rows, d)."""
+
+    def read(self, ids: Tensor) -> Tensor:
+        """Vectors of the rows `ids` (n,) int64: (n, d)."""
 
 
 class TopK(NamedTuple):
@@ -53,11 +56,10 @@ def search(interests: Tensor, items: ItemVectors, k: int, seen: Tensor | None = 
         scores = (flat @ rows.T).view(users, num_interests, len(rows)).amax(1)
         if seen is not None:
             _exclude(scores, seen - start)
-        top, index = stable_top_k(scores, k)
+        candidates, columns = _better(scores, best_scores[:, -1:])
         # The best so far come first: their ids are smaller, so they win ties.
-        merged = torch.cat([best_scores, top], 1)
-        best_scores, index_of_merged = stable_top_k(merged, k)
-        best_ids = torch.cat([best_ids, index + start], 1).gather(1, index_of_merged)
+        best_scores, index = stable_top_k(torch.cat([best_scores, candidates], 1), k)
+        best_ids = torch.cat([best_ids, columns + start], 1).gather(1, index)
     best_ids[best_scores == -torch.inf] = 0
     return TopK(best_ids, best_scores, _interest_of(interests, items, best_ids))
 
@@ -80,6 +82,21 @@ def stable_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, index.gather(1, order)
 
 
+def _better(scores: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores above each row's threshold, in order of their columns, and these: (n, most of a row).
+
+    Rows with fewer are filled up with -inf. After the first chunks few scores get this far.
+    """
+    row, column = (scores > threshold).nonzero(as_tuple=True)
+    counts = torch.bincount(row, minlength=len(scores))
+    place = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
+    width = int(counts.max()) if len(counts) else 0
+    better = scores.new_full((len(scores), width), -torch.inf)
+    columns = torch.zeros(len(scores), width, dtype=torch.int64)
+    better[row, place], columns[row, place] = scores[row, column], column
+    return better, columns
+
+
 def _exclude(scores: Tensor, columns: Tensor) -> None:
     inside = (columns >= 0) & (columns < scores.shape[1])
     row, place = inside.nonzero(as_tuple=True)
@@ -88,6 +105,6 @@ def _exclude(scores: Tensor, columns: Tensor) -> None:
 
 def _interest_of(interests: Tensor, items: ItemVectors, ids: Tensor) -> Tensor:
     """The interest with the largest inner product with each id: (n, k)."""
-    distinct, inverse = ids.unique(return_inverse=True)
-    vectors = torch.cat([items.rows(int(i), int(i) + 1) for i in distinct])[inverse]
+    distinct, inverse = torch.unique(ids, return_inverse=True)
+    vectors = items.read(distinct)[inverse]
     return torch.einsum("nhd,nkd->nkh", interests, vectors).argmax(2)

@@ -114,7 +114,7 @@ def _tensorboard(path: Path, resume_step: int | None) -> Any:
     except ImportError:  # a machine with little more than torch: metrics.jsonl has it all
         return None
     purge = None if resume_step is None else resume_step + 1
-    return SummaryWriter(str(path / "tensorboard"), purge_step=purge)  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(path / "tensorboard"), purge_step=purge)
 
 
 def environment() -> dict[str, Any]:

@@ -123,7 +123,7 @@ def test_ring_views_without_copies_and_keeps_what_is_held():
         taken = []
         for _ in range(40):
             taken.append(next(batches))
-            for batch in taken[-1 - HELD :]:
+            for batch in taken[-HELD:]:
                 assert values(batch) == values(batches.batch(batch.step))
         assert len({batch.history.data_ptr() for batch in taken}) == 4
         own = batches.batch(0)

@@ -21,6 +21,9 @@ class MostPopular:
     def rows(self, start, end):
         return -torch.arange(start, min(end, self.num_items), dtype=torch.float32)[:, None]
 
+    def read(self, ids):
+        return -ids[:, None].float()
+
     def interests(self, history, length):
         self.histories += [row[:n].tolist() for row, n in zip(history, length, strict=True)]
         return torch.ones(len(history), 2, 1)

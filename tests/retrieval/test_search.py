@@ -17,6 +17,9 @@ class Table:
         self.largest = max(self.largest, end - start)
         return self.weight[start:end]
 
+    def read(self, ids):
+        return self.weight[ids]
+
 
 def make(users=7, interests=3, items=40, dim=5, seed=0, whole=False):
     generator = torch.Generator().manual_seed(seed)

@@ -1,0 +1,156 @@
+"""Every format gives the same interactions; malformed input gives an error that says where."""
+
+import gzip
+import json
+
+import polars as pl
+import pytest
+
+from remi_fast.data.readers import ColumnNames, read
+from remi_fast.errors import DataError
+
+ROWS = [(7, "a", 30), (7, "b", 10), (12, "a", 20), (12, "c", 20), (12, "b", 5)]
+NAMES = ["user_id", "item_id", "timestamp"]
+
+
+def text(separator, header=NAMES, rows=ROWS, end="\n"):
+    return end.join(separator.join(map(str, row)) for row in [header, *rows]) + end
+
+
+def json_lines(rows=ROWS):
+    return "".join(json.dumps(dict(zip(NAMES, row, strict=True))) + "\n" for row in rows)
+
+
+def write(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def read_one(path, **names):
+    return read([path], ColumnNames(**names))
+
+
+EXPECTED = pl.DataFrame(ROWS, schema=NAMES, orient="row")
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("x.csv", text(",")),
+        ("x.tsv", text("\t")),
+        ("x.csv", b"\xef\xbb\xbf" + text(",").encode()),
+        ("x.csv", text(",", end="\r\n")),
+        ("x.csv", text(",") + "\n\n"),
+        ("x.inter", text("\t", ["user_id:token", "item_id:token", "timestamp:float"])),
+        ("x.jsonl", json_lines()),
+        ("x.jsonl", b"\xef\xbb\xbf" + json_lines().encode()),
+        ("x.jsonl.gz", gzip.compress(json_lines().encode())),
+        ("x.csv", text(",", ["Visitor-ID", "asin", "unixReviewTime"])),
+    ],
+)
+def test_formats(tmp_path, name, content):
+    got = read_one(write(tmp_path / name, content))
+    assert got.frame.equals(EXPECTED) and got.frame.schema == EXPECTED.schema
+    assert not got.presplit
+
+
+def test_parquet_and_several_files(tmp_path):
+    EXPECTED[:2].write_parquet(tmp_path / "a.parquet")
+    EXPECTED[2:].write_parquet(tmp_path / "b.parquet")
+    both = read([tmp_path / "a.parquet", tmp_path / "b.parquet"], ColumnNames())
+    assert both.frame.equals(EXPECTED)
+
+
+@pytest.mark.parametrize("fields", [3, 4])
+def test_folder_that_is_split_already(tmp_path, fields):
+    lines = {"train": [(1, 5, 0), (1, 6, 1)], "valid": [(2, 5, 3)], "test": [(3, 6, 9), (3, 5, 9)]}
+    for part, rows in lines.items():
+        if fields == 4:
+            rows = [(u, i, index, t) for index, (u, i, t) in enumerate(rows)]
+        content = "".join(",".join(map(str, row)) + "\n" for row in rows)
+        write(tmp_path / f"book_{part}.txt", content)
+    got = read([tmp_path], ColumnNames())
+    assert got.presplit
+    by_user = {
+        user: (items, parts)
+        for user, items, parts in got.frame.group_by("user_id").agg("item_id", "part").iter_rows()
+    }
+    assert {u: (list(i), set(p)) for u, (i, p) in by_user.items()} == {
+        1: ([5, 6], {0}),
+        2: ([5], {1}),
+        3: ([6, 5], {2}),
+    }
+
+
+def test_ids_that_are_not_plain_numbers_stay_text(tmp_path):
+    file = write(tmp_path / "x.csv", "user,item\n007,1\n7,2\n")
+    frame = read_one(file).frame
+    assert frame["user_id"].to_list() == ["007", "7"] and frame["item_id"].to_list() == [1, 2]
+    assert read_one(file).columns.time is None
+
+
+@pytest.mark.parametrize(
+    "values",
+    [["2024-01-01", "2024-01-02"], ["2024-01-01T00:00:00Z", "2024-01-02T01:00:00+01:00"]],
+)
+def test_dates_become_microseconds(tmp_path, values):
+    content = "user,item,date\n" + "".join(f"1,{i},{v}\n" for i, v in enumerate(values))
+    times = read_one(write(tmp_path / "x.csv", content)).frame["timestamp"]
+    assert times[1] - times[0] == 24 * 3600 * 10**6
+
+
+def test_columns_by_name(tmp_path):
+    file = write(tmp_path / "x.csv", "who,what,when,user_id\n1,2,3,4\n")
+    got = read_one(file, user="who", item="what", time="when")
+    assert got.frame.row(0) == (1, 2, 3)
+    assert (got.columns.user, got.columns.item, got.columns.time) == ("who", "what", "when")
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("x.csv", "", "x.csv: the file is empty"),
+        ("x.csv", "user,item\n", "no interactions, only a header"),
+        (
+            "x.csv",
+            "user,thing\n1,2\n",
+            r"no item column; name it with --item-col .*'user', 'thing'",
+        ),
+        ("x.csv", "user,user_id,item\n1,2,3\n", "2 columns may be the user: 'user', 'user_id'"),
+        ("x.csv", "user,item\n1,2\n3,4,5\n", r"x.csv:3: got 3 fields, expected 2"),
+        ("x.csv", "user,item\n1,2\n3,\n", r"x.csv:3: item_id is empty"),
+        ("x.csv", "user,item\n1,2\n3.5,4\n", r"x.csv:3: user_id is '3.5', expected a whole number"),
+        ("x.csv", "user,item,ts\n1,2,nan\n", "expected a finite number or an ISO 8601"),
+        ("x.csv", "user,item,ts\n1,2,3\n1,2,soon\n", "x.csv:3: timestamp is 'soon'"),
+        ("x.csv", b"user,item\n1,2\n\xff\xfe,3\n", "not UTF-8"),
+        ("x.jsonl", '{"user": 1, "item": 2}\n{"user": 1,\n', "x.jsonl:2: malformed JSON"),
+        ("x.jsonl", "[1, 2]\n", "x.jsonl:1: got a JSON list, expected an object"),
+        ("x.jsonl.gz", b"not gzip at all", "cannot be read"),
+        ("x.parquet", b"not parquet at all", "x.parquet: cannot be read"),
+        ("x.xlsx", "anything", r"unknown file extension '.xlsx'; expected one of .parquet, .csv"),
+    ],
+)
+def test_errors(tmp_path, name, content, message):
+    with pytest.raises(DataError, match=message):
+        read_one(write(tmp_path / name, content))
+
+
+def test_errors_of_several_sources(tmp_path):
+    csv = write(tmp_path / "a.csv", "user,item\n1,2\n")
+    tsv = write(tmp_path / "b.tsv", "user\titem\n1\t2\n")
+    other = write(tmp_path / "c.csv", "user,product_id\n1,2\n")
+    for sources, message in (
+        ([], "no source given"),
+        ([tmp_path / "none.csv"], "none.csv: no such file or folder"),
+        ([csv, tsv], "expected files of one format"),
+        ([csv, other], "expected columns user='user', item='item'"),
+        ([tmp_path, csv], "expected files, or one folder"),
+        ([tmp_path], r"expected exactly one file \*_train.txt, got none"),
+    ):
+        with pytest.raises(DataError, match=message):
+            read(sources, ColumnNames())
+
+
+def test_missing_named_column(tmp_path):
+    with pytest.raises(DataError, match="no column 'itme'; name it with --item-col"):
+        read_one(write(tmp_path / "x.csv", text(",")), item="itme")
