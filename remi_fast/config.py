@@ -191,7 +191,7 @@ def parse(parser: "ArgumentParser", arguments: list[str]) -> Any:
         return parser.parse_args(arguments)
     except (ArgumentError, TypeError) as error:
         message = " ".join(str(error).split())
-        known = [action.dest for action in parser._actions]
+        known = [option.lstrip("-") for a in parser._actions for option in a.option_strings]
         raise ConfigError(message + _nearest_key(message, known)) from None
 
 
@@ -207,7 +207,7 @@ def config_from_namespace(namespace: Any) -> Config:
 
 
 def _nearest_key(message: str, known: list[str]) -> str:
-    unknown = re.search(r"unrecognized arguments?: -*([\w.]+)", message)
+    unknown = re.search(r"unrecognized arguments?: -*([\w.-]+)", message)
     if unknown:
         return nearest(unknown.group(1), known)
     unknown = re.search(r"Option '([\w.]+)' is not accepted", message)

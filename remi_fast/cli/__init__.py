@@ -57,7 +57,10 @@ def _run(command: str, arguments: list[str]) -> int:
 
     module = import_module(f"remi_fast.cli.{command}")
     parser = ArgumentParser(
-        prog=f"remi-fast {command}", description=module.__doc__, exit_on_error=False
+        prog=f"remi-fast {command}",
+        description=module.__doc__,
+        exit_on_error=False,
+        allow_abbrev=False,  # a shortened key is a typo
     )
     module.add_arguments(parser)
     arrange = getattr(module, "arrange", list)

@@ -14,7 +14,7 @@ def add_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument(
         "--split", choices=("valid", "test"), default="test", help="users to evaluate on"
     )
-    parser.add_argument("--k", type=list[int], default=[20, 50], help="cut-offs, as [20,50]")
+    parser.add_argument("--k", type=int, nargs="+", default=[20, 50], help="cut-offs")
     parser.add_argument("--exclude-seen", action="store_true", help="leave history items out")
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
 
@@ -28,8 +28,8 @@ def run(arguments: Any) -> int:
     from remi_fast.training.run_folder import RunFolder
     from remi_fast.training.trainer import load_model, set_threads
 
-    if not arguments.k or min(arguments.k) < 1:
-        raise ConfigError(f"--k: got {arguments.k}, expected cut-offs >= 1, as [20,50]")
+    if min(arguments.k) < 1:
+        raise ConfigError(f"--k: got {arguments.k}, expected cut-offs >= 1")
     folder = RunFolder.open(Path(arguments.run))
     config = folder.config()
     set_threads(config.train.threads)

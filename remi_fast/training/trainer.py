@@ -121,7 +121,7 @@ class Trainer:
 
     @property
     def mean_loss(self) -> float:
-        """Mean loss since the last log line (nan right after one)."""
+        """Mean loss since the last log line; right after one, the one it had."""
         return self._mean.mean()
 
     def _validate(self, log: MetricsLog) -> dict[str, float]:
@@ -190,6 +190,7 @@ class _RunningMean:
     def __init__(self) -> None:
         self._sums = [0.0, 0.0, 0.0]
         self._count = 0
+        self._last = math.nan
 
     def add(self, loss: StepLoss) -> None:
         for i, value in enumerate((loss.total, loss.ihn, loss.rr)):
@@ -197,11 +198,11 @@ class _RunningMean:
         self._count += 1
 
     def mean(self) -> float:
-        return self._sums[0] / self._count if self._count else math.nan
+        return self._sums[0] / self._count if self._count else self._last
 
     def take(self) -> dict[str, float]:
         values = [value / self._count for value in self._sums]
-        self._sums, self._count = [0.0, 0.0, 0.0], 0
+        self._sums, self._count, self._last = [0.0, 0.0, 0.0], 0, values[0]
         return dict(zip(("loss", "ihn", "rr"), values, strict=True))
 
     def state(self) -> list[float]:

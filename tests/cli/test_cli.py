@@ -44,6 +44,8 @@ def test_overview(capsys):
     [
         (["trian"], 2, "did you mean train?"),
         (["train", "demo", "--out", "x", "--loss.betta=1"], 2, "did you mean loss.beta?"),
+        (["train", "demo", "--out", "x", "--train.step=3"], 2, "did you mean train.steps?"),
+        (["prepare", "x.csv", "--out", "x", "--item-cl", "i"], 2, "did you mean item-col?"),
         (["train", "demo", "--out", "x", "--train.steps=0"], 2, "train.steps: got 0"),
         (["train", "demo", "--out", "x", "--preset", "gowala"], 2, "did you mean gowalla?"),
         (["train", "demo", "--out", "x", "--config"], 2, "expected a value after it"),
@@ -54,7 +56,7 @@ def test_overview(capsys):
         (["train", "nothing.csv", "--out", "x"], 1, "nothing.csv: no such file"),
         (["prepare", "nothing.csv", "--out", "x"], 1, "nothing.csv: no such file"),
         (["evaluate", "nowhere"], 1, "nowhere: no such folder"),
-        (["evaluate", "nowhere", "--k", "[0]"], 2, "expected cut-offs >= 1"),
+        (["evaluate", "nowhere", "--k", "20", "0"], 2, "expected cut-offs >= 1"),
         (["recommend", "nowhere"], 2, "expected one of --histories FILE and --sample N"),
         (["recommend", "nowhere", "--sample", "1", "--out", "x.txt"], 2, ".parquet, .csv, .jsonl"),
     ],
@@ -90,8 +92,9 @@ def test_train_then_evaluate(trained, capsys):
     metrics = json.loads(capsys.readouterr().out)
     expected = json.loads((trained / "result.json").read_text())["test"]
     assert metrics == {"split": "test"} | expected
-    assert main(["evaluate", str(trained), "--split", "valid", "--k", "[5]"]) == 0
-    assert "recall@5" in capsys.readouterr().out
+    assert main(["evaluate", str(trained), "--split", "valid", "--k", "5", "7"]) == 0
+    text = capsys.readouterr().out
+    assert "recall@5" in text and "ndcg@7" in text
 
 
 def test_train_refuses_an_existing_run_and_resumes_it(trained, capsys):
