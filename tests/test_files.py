@@ -58,6 +58,24 @@ def test_a_kill_between_the_renames_is_undone(tmp_path, monkeypatch, renames):
     assert (target / "a").read_text() == "1"
 
 
+def test_what_is_renamed_is_on_the_disk_first(tmp_path, monkeypatch):
+    calls = []
+    replace = os.replace
+    monkeypatch.setattr(files, "fsync_path", lambda path: calls.append(("fsync", path.name)))
+    monkeypatch.setattr(
+        os, "replace", lambda a, b: (calls.append(("rename", b.name)), replace(a, b))
+    )
+    files.write_file(tmp_path / "a", lambda path: path.write_text("1"))
+    (what, temporary), *rest = calls
+    assert what == "fsync" and temporary.startswith(".a.tmp")
+    assert rest == [("rename", "a"), ("fsync", tmp_path.name)]
+    calls.clear()
+    with files.new_folder(tmp_path / "f") as folder:
+        (folder / "x").write_text("1")
+    order = [what for what, _ in calls]
+    assert ("fsync", "x") in calls and order == ["fsync", "fsync", "rename", "fsync"]
+
+
 def test_verify_names_the_place(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "CHECKSUM_CHUNK", 10)
     file = tmp_path / "x"

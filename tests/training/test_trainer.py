@@ -42,6 +42,14 @@ def log(run):
     return [{k: v for k, v in x.items() if k not in ("seconds", "samples_per_s")} for x in lines]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def log_often():
+    """So that the means between two lines are part of what is resumed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "LOG_EVERY", 7)
+        yield
+
+
 @pytest.fixture(scope="module")
 def finished(dataset, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "whole"
