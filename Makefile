@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CPP := $(wildcard csrc/*.cpp csrc/*.hpp)
 
-.PHONY: train compare test test-all lint format bench clean
+.PHONY: train compare test lint format bench clean
 
 train: $(INSTALLED)  ## train REMI on the demo data, show metrics and recommendations
 	$(BIN)/remi-fast train demo --out $(RUN)
@@ -17,9 +17,6 @@ compare: $(INSTALLED)  ## plain sampled softmax against REMI on the demo data
 
 test: lint  ## lint and the test suite
 	$(BIN)/python -m pytest
-
-test-all: lint  ## the long form of the tests as well
-	$(BIN)/python -m pytest --run-slow
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -37,7 +34,7 @@ bench: $(INSTALLED)  ## microbenchmarks; the longer ones are listed in bench/REA
 	$(BIN)/python -m pytest bench --benchmark-only
 
 clean:
-	rm -rf build *.egg-info *.so
+	rm -rf build *.egg-info *.so $(INSTALLED)
 
 $(INSTALLED): pyproject.toml setup.py constraints.txt $(CPP)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -14,7 +14,7 @@ setup(
             sorted(glob("csrc/*.cpp")),
             depends=sorted(glob("csrc/*.hpp")),
             cxx_std=17,
-            # No contraction: the same source gives the same bits on every instruction set.
+            # No contraction, so that the result does not depend on the instruction set.
             extra_compile_args=["-O3", "-ffp-contract=off", "-fno-math-errno", "-pthread"],
             extra_link_args=["-pthread"],
         )

@@ -1,22 +1,10 @@
-"""A small prepared dataset that several tests read, and the switch for the long tests."""
+"""A small prepared dataset that several tests read."""
 
 import numpy as np
 import polars as pl
 import pytest
 
 from remi_fast.data.prepare import PrepareSettings, prepare
-
-
-def pytest_addoption(parser):
-    parser.addoption("--run-slow", action="store_true", help="run the long form of the tests too")
-
-
-def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--run-slow"):
-        skip = pytest.mark.skip(reason="long form; runs with --run-slow")
-        for item in items:
-            if "slow" in item.keywords:
-                item.add_marker(skip)
 
 
 def interactions(users=300, topics=8, items_per_topic=12, seed=0):
