@@ -1,0 +1,26 @@
+"""The Triton twin of `philox.py`: the same ids from the same (seed, stream, step, index)."""
+
+import triton
+import triton.language as tl
+
+from . import philox
+
+_NEGATIVES = tl.constexpr(philox.NEGATIVES)
+
+
+@triton.jit
+def draw_negatives(index, seed, step, num_items):
+    """1 + bounded(Philox(index, step, NEGATIVES, seed), num_items - 1): int64 ids, one an index."""
+    low, high, _, _ = tl.philox(seed, index.to(tl.uint32), step.to(tl.uint32), _NEGATIVES, 0)
+    low, high = low.to(tl.uint64), high.to(tl.uint64)
+    bound = num_items.to(tl.uint64) - 1
+    return 1 + ((high * bound + (low * bound >> 32)) >> 32).to(tl.int64)
+
+
+@triton.jit(do_not_specialize=["seed", "step", "num_items"])
+def sample_negatives_kernel(ids_ptr, step_ptr, num, num_items, seed, step, BLOCK: tl.constexpr):
+    """ids (num,) int64 of one step; grid (cdiv(num, BLOCK),). step_ptr, if given, holds the step."""
+    index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    if step_ptr is not None:
+        step = tl.load(step_ptr)
+    tl.store(ids_ptr + index, draw_negatives(index, seed, step, num_items), mask=index < num)

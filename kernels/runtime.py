@@ -1,0 +1,53 @@
+"""Where Triton runs: on a GPU, or in its interpreter. The only file that knows.
+
+The interpreter (TRITON_INTERPRET=1 before the first import of triton) is for tests: it is never
+chosen for a user.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+INTERPRET: bool = triton.knobs.runtime.interpret
+_INTERPRET = tl.constexpr(INTERPRET)
+
+# What tl.dot multiplies. The interpreter has no bfloat16 arithmetic: float32 stands in for it.
+DOT_TYPES = {
+    torch.float64: tl.float64,
+    torch.float32: tl.float32,
+    torch.bfloat16: tl.float32 if INTERPRET else tl.bfloat16,
+    torch.float16: tl.float16,
+}
+
+
+def can_run(device: torch.device) -> bool:
+    """Whether a Triton kernel can work on tensors of this device."""
+    return device.type == "cuda" or (INTERPRET and device.type == "cpu")
+
+
+def dot_precision(dtype: torch.dtype) -> str:
+    """`input_precision` of tl.dot: what torch.set_float32_matmul_precision asks for.
+
+    "highest" (torch's default) is three TF32 products, as exact as float32; "high" and "medium"
+    are one.
+    """
+    if dtype != torch.float32:
+        return "ieee"
+    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
+    """Run a kernel; every launch of the project comes through here."""
+    kernel[grid](*arguments, **options)
+
+
+@triton.jit
+def rounded(values, DTYPE: tl.constexpr):
+    """`values` in DTYPE, to nearest even; the interpreter alone would cut bfloat16 off."""
+    if _INTERPRET and DTYPE == tl.bfloat16:
+        bits = values.to(tl.float32).to(tl.uint32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        return bits.to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    return values.to(DTYPE)
