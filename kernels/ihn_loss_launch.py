@@ -18,6 +18,7 @@ from .runtime import DOT_TYPES, dot_precision, launch
 MAX_DIM = 256
 MAX_INTERESTS = 16
 _PROGRAMS = 264  # two for each multiprocessor of an H100 or H200
+_STAGES = 2
 _MAX_ROOT = 12  # beta = A / Q with A + Q up to this: one exponential instead of two
 
 
@@ -28,7 +29,6 @@ class Tiles:
     users: int
     negatives: int
     warps: int
-    stages: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,22 +78,39 @@ class Forward(NamedTuple):
     slope: Tensor  # (B, D), or (0, D) where the interests need no gradient
 
 
+# (users, negatives, warps) a program, by arithmetic and padded dimension: the largest that compile
+# without spilled registers for sm_80, sm_90 and sm_100 (bench/compile_report.py).
+_FORWARD = {
+    "half": {64: (64, 64, 4), 128: (64, 64, 8), 256: (64, 32, 8)},
+    "tf32": {64: (64, 64, 8), 128: (64, 32, 8), 256: (32, 32, 8)},
+    "tf32x3": {64: (64, 32, 8), 128: (16, 32, 8), 256: (16, 32, 8)},
+    "float64": {256: (16, 16, 4)},
+}
+_BACKWARD = {
+    "half": {64: (64, 64, 4), 128: (64, 64, 8), 256: (64, 64, 8)},
+    "tf32": {64: (64, 64, 8), 128: (64, 64, 8), 256: (32, 32, 8)},
+    "tf32x3": {64: (32, 64, 4), 128: (32, 32, 8), 256: (16, 16, 8)},
+    "float64": {256: (16, 16, 4)},
+}
+
+
 def forward_tiles(batch: int, dim: int, dtype: torch.dtype) -> Tiles:
-    """Tiles of the forward pass."""
-    if dtype == torch.float64:
-        return Tiles(16, 16, 4, 1)
-    if dim > 128:
-        return Tiles(64, 32, 8, 2)
-    return Tiles(64, 32 if batch <= 128 else 64, 4, 2)
+    """Tiles of the forward pass; a small batch gets small ones, so that they are many."""
+    users, negatives, warps = _lookup(_FORWARD, dim, dtype)
+    return Tiles(users, min(negatives, 32) if batch <= 128 else negatives, warps)
 
 
-def backward_tiles(batch: int, dim: int, dtype: torch.dtype) -> Tiles:
-    """Tiles of the pass over the negatives; its programs hold negatives still."""
-    if dtype == torch.float64:
-        return Tiles(16, 16, 4, 1)
-    if dim > 128:
-        return Tiles(32, 64, 8, 2)
-    return Tiles(64, 64, 4, 2)
+def backward_tiles(dim: int, dtype: torch.dtype) -> Tiles:
+    """Tiles of the pass over the negatives; a program keeps its negatives."""
+    return Tiles(*_lookup(_BACKWARD, dim, dtype))
+
+
+def _lookup(
+    table: dict[str, dict[int, tuple[int, int, int]]], dim: int, dtype: torch.dtype
+) -> tuple[int, int, int]:
+    names = {torch.float64: "float64", torch.float32: dot_precision(dtype)}
+    sizes = table[names.get(dtype, "half")]
+    return sizes[min(size for size in sizes if size >= dim)]
 
 
 def forward(
@@ -147,7 +164,8 @@ def forward(
         GATHER_TARGET=problem.gather_target, GATHER_NEGATIVES=problem.gather_negatives,
         DRAW=problem.draw, MASK=problem.mask, **_types(problem),
         BLOCK_B=tiles.users, BLOCK_N=tiles.negatives, BLOCK_D=_block(dim),
-        num_warps=tiles.warps, num_stages=tiles.stages,
+        CHUNK=_chunk(dim, problem.dtype),
+        num_warps=tiles.warps, num_stages=_STAGES,
     )  # fmt: skip
     launch(
         kernels.combine_kernel,
@@ -180,7 +198,7 @@ def backward_negatives(
     interests, negatives = map(_unit_stride, (interests, negatives))
     batch, _, dim = interests.shape
     count = problem.num_negatives
-    tiles = backward_tiles(batch, dim, problem.dtype)
+    tiles = backward_tiles(dim, problem.dtype)
     gradient = negatives.new_empty((count, dim))
     a, q = problem.root
     launch(
@@ -193,7 +211,7 @@ def backward_negatives(
         D=dim, A=a, Q=q, GATHER_NEGATIVES=problem.gather_negatives, MASK=problem.mask,
         ONE_SUM=problem.one_sum, **_types(problem),
         BLOCK_B=tiles.users, BLOCK_N=tiles.negatives, BLOCK_D=_block(dim),
-        num_warps=tiles.warps, num_stages=tiles.stages,
+        num_warps=tiles.warps, num_stages=_STAGES,
     )  # fmt: skip
     return gradient
 
@@ -262,6 +280,11 @@ def _routing_strides(routing: Tensor | None) -> tuple[int, ...]:
 
 def _block(dim: int) -> int:
     return max(16, triton.next_power_of_2(dim))
+
+
+def _chunk(dim: int, dtype: torch.dtype) -> int:
+    """Dimensions of a score multiplied at a time: all, unless the registers are too few."""
+    return 64 if dim > 128 and dot_precision(dtype) == "tf32x3" else _block(dim)
 
 
 def _block_of(routing: Tensor | None) -> int:

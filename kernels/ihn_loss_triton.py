@@ -36,6 +36,28 @@ def _load_rows(matrix_ptr, rows, stride, inside, D: tl.constexpr, BLOCK_D: tl.co
 
 
 @triton.jit
+def _scores_by_chunk(
+    left_ptr, left_rows, left_real, right_ptr, right_rows, right_real,
+    D: tl.constexpr, CHUNK: tl.constexpr, BLOCK_D: tl.constexpr,
+    DOT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """[left, right] inner products of rows at these offsets, read again CHUNK dimensions at a
+    time: where whole rows do not fit in the registers."""
+    scores = tl.zeros([left_rows.shape[0], right_rows.shape[0]], SUM)
+    for start in range(0, BLOCK_D, CHUNK):
+        dims = start + tl.arange(0, CHUNK)
+        mask = left_real[:, None] & (dims < D)[None, :]
+        left = tl.load(left_ptr + left_rows[:, None] + dims[None, :], mask=mask, other=0.0)
+        mask = right_real[:, None] & (dims < D)[None, :]
+        right = tl.load(right_ptr + right_rows[:, None] + dims[None, :], mask=mask, other=0.0)
+        scores = tl.dot(
+            left.to(DOT), tl.trans(right.to(DOT)), scores,
+            input_precision=PRECISION, out_dtype=SUM,
+        )  # fmt: skip
+    return scores
+
+
+@triton.jit
 def _integer_power(base, EXPONENT: tl.constexpr):
     """base ** EXPONENT, 1 <= EXPONENT < 16, by squaring."""
     power = 1.0
@@ -88,7 +110,7 @@ def _choose_interest(
     query = _load_rows(interests_ptr, users, stride_user, real, D, BLOCK_D).to(target.dtype)
     choice = tl.zeros(users.shape, tl.int32)
     best = tl.sum(query * target, axis=1)
-    for k in tl.static_range(1, K):
+    for k in range(1, K):
         interest_ptr = interests_ptr + k * stride_interest
         interest = _load_rows(interest_ptr, users, stride_user, real, D, BLOCK_D)
         interest = interest.to(target.dtype)
@@ -109,7 +131,7 @@ def partials_kernel(
     K: tl.constexpr, D: tl.constexpr, A: tl.constexpr, Q: tl.constexpr,
     GATHER_TARGET: tl.constexpr, GATHER_NEGATIVES: tl.constexpr, DRAW: tl.constexpr,
     MASK: tl.constexpr, DOT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """Sums over one part of the negatives; grid (cdiv(B, BLOCK_B), splits).
 
@@ -137,6 +159,7 @@ def partials_kernel(
     if split == 0:
         tl.store(chosen_ptr + users, choice.to(tl.int64), mask=real)
     query = query.to(DOT)
+    query_rows = users.to(tl.int64) * stride_user + choice.to(tl.int64) * stride_interest
     if step_ptr is not None:
         step = tl.load(step_ptr)
 
@@ -158,18 +181,25 @@ def partials_kernel(
             ids = tl.load(negative_ids_ptr + columns, mask=valid, other=-1).to(tl.int64)
         else:
             ids = columns.to(tl.int64) + 1  # the catalogue without its padding row
+        present = valid
+        negative_rows = columns.to(tl.int64)
         if GATHER_NEGATIVES:
-            inside = valid & (ids >= 0) & (ids < num_items)
-            negatives = _load_rows(negatives_ptr, ids, stride_negative, inside, D, BLOCK_D)
-        else:
-            negatives = _load_rows(negatives_ptr, columns, stride_negative, valid, D, BLOCK_D)
+            present = valid & (ids >= 0) & (ids < num_items)
+            negative_rows = ids
+        negatives = _load_rows(negatives_ptr, negative_rows, stride_negative, present, D, BLOCK_D)
         negatives = negatives.to(DOT)
-        scores = tl.dot(query, tl.trans(negatives), input_precision=PRECISION, out_dtype=SUM)
+        if CHUNK == BLOCK_D:
+            scores = tl.dot(query, tl.trans(negatives), input_precision=PRECISION, out_dtype=SUM)
+        else:
+            scores = _scores_by_chunk(
+                interests_ptr, query_rows, real, negatives_ptr, negative_rows * stride_negative,
+                present, D, CHUNK, BLOCK_D, DOT, SUM, PRECISION,
+            )  # fmt: skip
         scores = tl.where(valid[None, :], scores, -_INF)
         if MASK:
             scores = _leave_out(scores, ids, target_ids, True)
         if GATHER_NEGATIVES:  # an id outside the table is not read, and not passed over either
-            scores = tl.where((valid & ~inside)[None, :], float("nan"), scores)
+            scores = tl.where((valid & ~present)[None, :], float("nan"), scores)
 
         new_maximum = tl.maximum(maximum, tl.max(scores, axis=1))
         base = tl.where(new_maximum == -_INF, 0.0, new_maximum)
@@ -199,11 +229,11 @@ def partials_kernel(
     tl.store(partial_sums_ptr + size + place, hard_sum, mask=real)
     tl.store(partial_sums_ptr + 2 * size + place, weight_sum, mask=real)
     pointers = place[:, None] * D + dims[None, :]
-    inside_rows = real[:, None] & (dims < D)[None, :]
+    mask = real[:, None] & (dims < D)[None, :]
     if hard_rows_ptr is not None:
-        tl.store(hard_rows_ptr + pointers, hard_rows, mask=inside_rows)
+        tl.store(hard_rows_ptr + pointers, hard_rows, mask=mask)
     if weight_rows_ptr is not None:
-        tl.store(weight_rows_ptr + pointers, weight_rows, mask=inside_rows)
+        tl.store(weight_rows_ptr + pointers, weight_rows, mask=mask)
 
 
 @triton.jit
@@ -350,11 +380,12 @@ def negative_gradients_kernel(
         ids = tl.load(negative_ids_ptr + columns, mask=valid, other=-1).to(tl.int64)
     else:
         ids = columns.to(tl.int64) + 1
+    present = valid
+    negative_rows = columns.to(tl.int64)
     if GATHER_NEGATIVES:
-        inside = valid & (ids >= 0) & (ids < num_items)
-        negatives = _load_rows(negatives_ptr, ids, stride_negative, inside, D, BLOCK_D)
-    else:
-        negatives = _load_rows(negatives_ptr, columns, stride_negative, valid, D, BLOCK_D)
+        present = valid & (ids >= 0) & (ids < num_items)
+        negative_rows = ids
+    negatives = _load_rows(negatives_ptr, negative_rows, stride_negative, present, D, BLOCK_D)
     negatives = negatives.to(DOT)
     if importance_ptr is not None:
         importance = tl.load(importance_ptr + columns, mask=valid, other=0.0).to(SUM)
@@ -411,16 +442,16 @@ def row_gradients_kernel(
     if grad_interests_ptr is not None:
         slope = gain * tl.load(slope_ptr + user * D + dims, mask=dims < D, other=0.0)
         interests = tl.arange(0, BLOCK_K)
-        gradient = tl.where((interests == choice)[:, None], slope[None, :], 0.0)
+        spread = tl.where((interests == choice)[:, None], slope[None, :], 0.0)
         pointers = grad_interests_ptr + (user * K + interests[:, None]) * D + dims[None, :]
-        gradient = rounded(gradient, grad_interests_ptr.dtype.element_ty)
-        tl.store(pointers, gradient, mask=(interests < K)[:, None] & (dims < D)[None, :])
+        spread = rounded(spread, grad_interests_ptr.dtype.element_ty)
+        tl.store(pointers, spread, mask=(interests < K)[:, None] & (dims < D)[None, :])
     if grad_target_ptr is not None:
         query_pointers = interests_ptr + user * stride_user + choice * stride_interest + dims
         query = tl.load(query_pointers, mask=dims < D, other=0.0).to(SUM)
-        gradient = -gain * tl.load(row_stats_ptr + 3 * B + user) * query
-        gradient = rounded(gradient, grad_target_ptr.dtype.element_ty)
-        tl.store(grad_target_ptr + user * D + dims, gradient, mask=dims < D)
+        grad_target = -gain * tl.load(row_stats_ptr + 3 * B + user) * query
+        grad_target = rounded(grad_target, grad_target_ptr.dtype.element_ty)
+        tl.store(grad_target_ptr + user * D + dims, grad_target, mask=dims < D)
     if grad_routing_ptr is not None:
         gain = tl.load(grad_rr_ptr + user * stride_grad_rr).to(SUM)
         for k in range(K):
@@ -429,7 +460,6 @@ def row_gradients_kernel(
             for start in range(0, L, BLOCK_L):
                 places = start + tl.arange(0, BLOCK_L)
                 weights = tl.load(weights_ptr + places * stride_place, mask=places < L, other=0.0)
-                gradient = gain * 4 * (squares / D) * ((weights.to(SUM) - mean) / D)
-                gradient = rounded(gradient, grad_routing_ptr.dtype.element_ty)
-                pointers = grad_routing_ptr + (user * K + k) * L + places
-                tl.store(pointers, gradient, mask=places < L)
+                slopes = gain * 4 * (squares / D) * ((weights.to(SUM) - mean) / D)
+                slopes = rounded(slopes, grad_routing_ptr.dtype.element_ty)
+                tl.store(grad_routing_ptr + (user * K + k) * L + places, slopes, mask=places < L)
