@@ -252,6 +252,7 @@ def _implementation(name: str, state: AdamState, backend: str) -> Callable[..., 
     available = {"reference": _REFERENCE[name]}
     if state.weight.device.type == "cpu" and state.weight.dtype == torch.float32:
         available = {"native": _NATIVE[name]} | available
+    device = state.weight.device
     return choose(
-        f"deferred_adam on {state.weight.device.type} {state.weight.dtype}", backend, available
+        f"deferred_adam on {device.type} {state.weight.dtype}", backend, available, device
     )

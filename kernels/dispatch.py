@@ -1,21 +1,47 @@
 """Which implementation of an operation runs: `backend` is a name, never a silent fallback."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
+
+import torch
 
 
 def choose(
-    operation: str, backend: str, implementations: Mapping[str, Callable[..., Any]]
+    operation: str,
+    backend: str,
+    implementations: Mapping[str, Callable[..., Any]],
+    device: torch.device,
+    *,
+    triton_cannot: str = "",
 ) -> Callable[..., Any]:
-    """The implementation called `backend`; "auto" is the first one, the fastest.
+    """The implementation called `backend`, for tensors of `device`.
 
-    Raises ValueError for a name that this operation does not have.
+    `triton_cannot` says why Triton cannot take the arguments. "auto" is "triton" on a GPU if it
+    can, else the first other one. Raises ValueError for a name that the operation does not have,
+    or that cannot run.
     """
     if backend == "auto":
-        return next(iter(implementations.values()))
+        if "triton" in implementations and device.type == "cuda" and not triton_cannot:
+            return implementations["triton"]
+        return next(f for name, f in implementations.items() if name != "triton")
     if backend not in implementations:
         raise ValueError(
             f"{operation}: got backend {backend!r}, expected one of: "
             f"auto, {', '.join(implementations)}"
         )
+    if backend == "triton":
+        from .runtime import can_run
+
+        if not can_run(device):
+            raise ValueError(
+                f"{operation}: backend 'triton' needs tensors on a GPU, got device {device}"
+            )
+        if triton_cannot:
+            raise ValueError(f"{operation}: backend 'triton' cannot: {triton_cannot}")
     return implementations[backend]
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """A region where autocast leaves dtypes alone."""
+    return torch.autocast(device.type, enabled=False)

@@ -15,10 +15,9 @@ from torch import Tensor
 from . import ihn_loss_triton as kernels
 from .runtime import DOT_TYPES, dot_precision, launch
 
-MAX_DIM = 256
-MAX_INTERESTS = 16
 _PROGRAMS = 264  # two for each multiprocessor of an H100 or H200
 _STAGES = 2
+_SPLITS_A_TIME = 16
 _MAX_ROOT = 12  # beta = A / Q with A + Q up to this: one exponential instead of two
 
 
@@ -31,19 +30,23 @@ class Tiles:
     warps: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Problem:
-    """What is computed, apart from the tensors: `ihn_loss` explains each."""
+    """What is computed, apart from the tensors.
+
+    source: where the rows are. "rows": target (B, D) and negatives (N, D). "table": both are the
+    table (I, D), target_ids and negative_ids its rows. "catalogue": likewise, and the negatives
+    are all its rows but row 0.
+    """
 
     beta: float
     detach_weights: bool
     log_scale: float
     dtype: torch.dtype  # that the scores are multiplied in
+    source: str
     num_negatives: int
-    gather_target: bool = False  # target is a table, target_ids its rows
-    gather_negatives: bool = False  # negatives is a table, negative_ids its rows
-    mask: bool = False  # leave negatives out whose id is the row's target
-    draw: bool = False  # draw the negative ids from (seed, step)
+    mask: bool  # leave negatives out whose id is the user's target
+    draw: bool = False  # draw negative_ids from (seed, step)
     seed: int = 0
     step: int = 0
 
@@ -61,14 +64,9 @@ class Problem:
         """Whether exp(beta s) has no part in the gradient."""
         return self.beta == 0 or self.detach_weights
 
-    @property
-    def sum_type(self) -> torch.dtype:
-        """The dtype of sums, losses and statistics."""
-        return torch.float64 if self.dtype == torch.float64 else torch.float32
 
-
-class Forward(NamedTuple):
-    """Results of the forward launches, the last two for the backward."""
+class Outputs(NamedTuple):
+    """Results of the forward launches; the last two are for the backward."""
 
     loss: Tensor  # (B,)
     chosen: Tensor  # (B,) int64
@@ -76,6 +74,15 @@ class Forward(NamedTuple):
     negative_ids: Tensor  # (N,) int64 where they were drawn, else (0,)
     row_stats: Tensor  # (4, B)
     slope: Tensor  # (B, D), or (0, D) where the interests need no gradient
+
+
+class Gradients(NamedTuple):
+    """Results of the backward launches; (0,) where one was not asked for."""
+
+    interests: Tensor  # (B, K, D)
+    target: Tensor  # (B, D)
+    negatives: Tensor  # (N, D), of a catalogue (I, D)
+    routing: Tensor  # (B, K, L)
 
 
 # (users, negatives, warps) a program, by arithmetic and padded dimension: the largest that compile
@@ -113,58 +120,87 @@ def _lookup(
     return sizes[min(size for size in sizes if size >= dim)]
 
 
+def outputs(
+    interests: Tensor, routing: Tensor | None, drawn: int, dtype: torch.dtype, with_slope: bool
+) -> Outputs:
+    """Uninitialised results of `forward`."""
+    batch, _, dim = interests.shape
+    empty, sums = interests.new_empty, _sum_type(dtype)
+    return Outputs(
+        loss=empty(batch, dtype=sums),
+        chosen=empty(batch, dtype=torch.int64),
+        rr=empty(0 if routing is None else batch, dtype=sums),
+        negative_ids=empty(drawn, dtype=torch.int64),
+        row_stats=empty((4, batch), dtype=sums),
+        slope=empty((batch if with_slope else 0, dim), dtype=sums),
+    )
+
+
+def gradients(
+    interests: Tensor,
+    target: Tensor,
+    negatives: Tensor,
+    routing: Tensor | None,
+    problem: Problem,
+    wanted: list[bool],
+) -> Gradients:
+    """Uninitialised gradients of interests, target rows, negatives and routing, where wanted."""
+    batch, num_interests, dim = interests.shape
+    rows = len(negatives) if problem.source == "catalogue" else problem.num_negatives
+    empty = interests.new_empty
+    return Gradients(
+        empty((batch, num_interests, dim) if wanted[0] else 0),
+        empty((batch, dim) if wanted[1] else 0, dtype=target.dtype),
+        empty((rows, dim) if wanted[2] else 0, dtype=negatives.dtype),
+        empty(0) if routing is None or not wanted[3] else routing.new_empty(routing.shape),
+    )
+
+
 def forward(
     interests: Tensor,
     target: Tensor,
     negatives: Tensor,
+    routing: Tensor | None,
     target_ids: Tensor | None,
     negative_ids: Tensor | None,
     importance: Tensor | None,
     target_log_q: Tensor | None,
-    routing: Tensor | None,
-    step: Tensor | None,
+    device_step: Tensor | None,
     problem: Problem,
     *,
     with_slope: bool,
-) -> Forward:
-    """interests (B, K, D), target (B, D) or (I, D), negatives (N, D) or (I, D), `importance` (N,)
-    the weights 1 / q up to a common factor, `step` a 0-d or 1-element tensor in the place of
-    problem.step.
+) -> Outputs:
+    """interests (B, K, D), target and negatives as `problem.source` says, `importance` (N,) the
+    weights 1 / q up to a common factor, `device_step` one number in the place of problem.step.
     """
     interests, target, negatives = map(_unit_stride, (interests, target, negatives))
+    out = outputs(
+        interests, routing, problem.num_negatives if problem.draw else 0, problem.dtype, with_slope
+    )
+    if problem.draw:
+        negative_ids = out.negative_ids
     batch, num_interests, dim = interests.shape
-    count, sum_type = problem.num_negatives, problem.sum_type
     tiles = forward_tiles(batch, dim, problem.dtype)
     blocks = triton.cdiv(batch, tiles.users)
-    splits, split_columns = _splits(count, tiles.negatives, blocks)
-    empty = interests.new_empty
-    rows = (splits, batch, dim)
-    hard_rows = empty(rows, dtype=sum_type) if with_slope else None
-    weight_rows = empty(rows, dtype=sum_type) if with_slope and not problem.one_sum else None
-    partial_sums = empty((3, splits, batch), dtype=sum_type)
-    drawn = empty(count if problem.draw else 0, dtype=torch.int64)
-    out = Forward(
-        loss=empty(batch, dtype=sum_type),
-        chosen=empty(batch, dtype=torch.int64),
-        rr=empty(0 if routing is None else batch, dtype=sum_type),
-        negative_ids=drawn,
-        row_stats=empty((4, batch), dtype=sum_type),
-        slope=empty((batch if with_slope else 0, dim), dtype=sum_type),
-    )
+    splits, split_columns = _splits(problem.num_negatives, tiles.negatives, blocks)
+    empty, sums, rows = interests.new_empty, _sum_type(problem.dtype), (splits, batch, dim)
+    hard_rows = empty(rows, dtype=sums) if with_slope else None
+    weight_rows = empty(rows, dtype=sums) if with_slope and not problem.one_sum else None
+    partial_sums = empty((3, splits, batch), dtype=sums)
+    walked = _walked(negatives, problem)
     a, q = problem.root
     launch(
         kernels.partials_kernel,
         (blocks, splits),
-        interests, target, target_ids, negatives, drawn if problem.draw else negative_ids,
-        importance, step, out.chosen, partial_sums, hard_rows, weight_rows,
-        batch, count, split_columns, len(negatives),
+        interests, target, target_ids, walked, negative_ids, importance, device_step,
+        out.chosen, partial_sums, hard_rows, weight_rows,
+        batch, problem.num_negatives, split_columns, len(negatives),
         interests.stride(0), interests.stride(1), target.stride(0), negatives.stride(0),
         problem.beta, problem.seed, problem.step,
-        K=num_interests, D=dim, A=a, Q=q,
-        GATHER_TARGET=problem.gather_target, GATHER_NEGATIVES=problem.gather_negatives,
-        DRAW=problem.draw, MASK=problem.mask, **_types(problem),
+        K=num_interests, D=dim, A=a, Q=q, GATHER_TARGET=problem.source != "rows",
+        GATHER_NEGATIVES=problem.source == "table", DRAW=problem.draw, MASK=problem.mask,
         BLOCK_B=tiles.users, BLOCK_N=tiles.negatives, BLOCK_D=_block(dim),
-        CHUNK=_chunk(dim, problem.dtype),
+        CHUNK=_chunk(dim, problem.dtype), **_types(problem.dtype),
         num_warps=tiles.warps, num_stages=_STAGES,
     )  # fmt: skip
     launch(
@@ -174,99 +210,102 @@ def forward(
         partial_sums, hard_rows, weight_rows,
         out.loss, out.rr, out.row_stats, out.slope if with_slope else None,
         batch, splits, 0 if routing is None else routing.shape[2], len(target),
-        interests.stride(0), interests.stride(1), target.stride(0), *_routing_strides(routing),
+        interests.stride(0), interests.stride(1), target.stride(0), *_strides(routing),
         problem.beta, problem.log_scale,
-        K=num_interests, D=dim, A=a, Q=q,
-        GATHER_TARGET=problem.gather_target, DETACH=problem.detach_weights,
-        SUM=DOT_TYPES[sum_type], BLOCK_S=16, BLOCK_D=_block(dim), BLOCK_L=_block_of(routing),
+        K=num_interests, D=dim, A=a, Q=q, GATHER_TARGET=problem.source != "rows",
+        DETACH=problem.detach_weights, SUM=DOT_TYPES[sums],
+        BLOCK_S=_SPLITS_A_TIME, BLOCK_D=_block(dim), BLOCK_L=_block_of(routing),
     )  # fmt: skip
     return out
 
 
 def backward_negatives(
     interests: Tensor,
-    chosen: Tensor,
     negatives: Tensor,
     target_ids: Tensor | None,
     negative_ids: Tensor | None,
     importance: Tensor | None,
+    chosen: Tensor,
     row_stats: Tensor,
     grad_loss: Tensor,
     problem: Problem,
-) -> Tensor:
-    """Gradient of each negative's row: (N, D) of the dtype of `negatives`."""
+    out: Tensor,
+) -> None:
+    """Gradient of each negative's row into `out` (N, D); of a catalogue, (I, D) with the targets'
+    part and 0 in row 0."""
     interests, negatives = map(_unit_stride, (interests, negatives))
-    batch, _, dim = interests.shape
-    count = problem.num_negatives
+    dim = interests.shape[2]
     tiles = backward_tiles(dim, problem.dtype)
-    gradient = negatives.new_empty((count, dim))
     a, q = problem.root
+    if problem.source == "catalogue":
+        out[0].zero_()
     launch(
         kernels.negative_gradients_kernel,
-        (triton.cdiv(count, tiles.negatives),),
-        interests, chosen, target_ids, negatives, negative_ids, importance,
-        row_stats, grad_loss, gradient,
-        batch, count, len(negatives), interests.stride(0), interests.stride(1),
-        negatives.stride(0), grad_loss.stride(0), problem.beta,
-        D=dim, A=a, Q=q, GATHER_NEGATIVES=problem.gather_negatives, MASK=problem.mask,
-        ONE_SUM=problem.one_sum, **_types(problem),
+        (triton.cdiv(problem.num_negatives, tiles.negatives),),
+        interests, chosen, target_ids, _walked(negatives, problem), negative_ids, importance,
+        row_stats, grad_loss, _walked(out, problem),
+        len(interests), problem.num_negatives, len(negatives),
+        interests.stride(0), interests.stride(1), negatives.stride(0), grad_loss.stride(0),
+        problem.beta,
+        D=dim, A=a, Q=q, GATHER_NEGATIVES=problem.source == "table", MASK=problem.mask,
+        TARGETS_TOO=problem.source == "catalogue", ONE_SUM=problem.one_sum,
         BLOCK_B=tiles.users, BLOCK_N=tiles.negatives, BLOCK_D=_block(dim),
-        num_warps=tiles.warps, num_stages=_STAGES,
+        **_types(problem.dtype), num_warps=tiles.warps, num_stages=_STAGES,
     )  # fmt: skip
-    return gradient
 
 
 def backward_rows(
     interests: Tensor,
-    chosen: Tensor,
     routing: Tensor | None,
+    chosen: Tensor,
     row_stats: Tensor,
-    slope: Tensor | None,
+    slope: Tensor,
     grad_loss: Tensor | None,
     grad_rr: Tensor | None,
-    target_dtype: torch.dtype | None,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of the interests (if `slope`), of the target rows (if `target_dtype`) and of the
-    routing (if `grad_rr`)."""
+    out: Gradients,
+) -> None:
+    """Gradients of interests, target rows and routing into those of `out` that are not (0,)."""
     interests = _unit_stride(interests)
     batch, num_interests, dim = interests.shape
-    grad_interests = None if slope is None else torch.empty_like(interests).contiguous()
-    grad_target = None
-    if target_dtype is not None:
-        grad_target = interests.new_empty((batch, dim), dtype=target_dtype)
-    grad_routing = None
-    if grad_rr is not None and routing is not None:
-        grad_routing = routing.new_empty(routing.shape)
     launch(
         kernels.row_gradients_kernel,
         (batch,),
         interests, chosen, routing, row_stats, slope, grad_loss, grad_rr,
-        grad_interests, grad_target, grad_routing,
+        *(gradient if gradient.ndim > 1 else None for gradient in (out[0], out[1], out[3])),
         batch, 0 if routing is None else routing.shape[2],
-        interests.stride(0), interests.stride(1), *_routing_strides(routing),
+        interests.stride(0), interests.stride(1), *_strides(routing),
         0 if grad_loss is None else grad_loss.stride(0),
         0 if grad_rr is None else grad_rr.stride(0),
         K=num_interests, D=dim, SUM=DOT_TYPES[row_stats.dtype],
         BLOCK_K=triton.next_power_of_2(num_interests), BLOCK_D=_block(dim),
         BLOCK_L=_block_of(routing),
     )  # fmt: skip
-    return grad_interests, grad_target, grad_routing
 
 
 def _splits(count: int, tile: int, blocks: int) -> tuple[int, int]:
     """How many parts the negatives are walked in, and negatives a part: enough programs to fill
     the GPU, whole tiles, no part empty."""
     tiles = max(triton.cdiv(count, tile), 1)
-    tiles_a_split = max(tiles // max(triton.cdiv(_PROGRAMS, blocks), 1), 1)
+    tiles_a_split = max(tiles // max(triton.cdiv(_PROGRAMS, max(blocks, 1)), 1), 1)
     return triton.cdiv(tiles, tiles_a_split), tiles_a_split * tile
 
 
-def _types(problem: Problem) -> dict[str, tl.dtype | str]:
+def _sum_type(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of sums, losses and statistics."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _types(dtype: torch.dtype) -> dict[str, tl.dtype | str]:
     return {
-        "DOT": DOT_TYPES[problem.dtype],
-        "SUM": DOT_TYPES[problem.sum_type],
-        "PRECISION": dot_precision(problem.dtype),
+        "DOT": DOT_TYPES[dtype],
+        "SUM": DOT_TYPES[_sum_type(dtype)],
+        "PRECISION": dot_precision(dtype),
     }
+
+
+def _walked(rows: Tensor, problem: Problem) -> Tensor:
+    """What the kernels number from 0: of a catalogue, the rows after the padding row."""
+    return rows[1:] if problem.source == "catalogue" else rows
 
 
 def _unit_stride(x: Tensor) -> Tensor:
@@ -274,7 +313,7 @@ def _unit_stride(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _routing_strides(routing: Tensor | None) -> tuple[int, ...]:
+def _strides(routing: Tensor | None) -> tuple[int, ...]:
     return (0, 0, 0) if routing is None else routing.stride()
 
 

@@ -364,13 +364,14 @@ def negative_gradients_kernel(
     B, N, num_items, stride_user, stride_interest, stride_negative, stride_grad_loss,
     beta: tl.float64,
     D: tl.constexpr, A: tl.constexpr, Q: tl.constexpr, GATHER_NEGATIVES: tl.constexpr,
-    MASK: tl.constexpr, ONE_SUM: tl.constexpr, DOT: tl.constexpr, SUM: tl.constexpr,
-    PRECISION: tl.constexpr,
+    MASK: tl.constexpr, TARGETS_TOO: tl.constexpr, ONE_SUM: tl.constexpr,
+    DOT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Gradients (N, D) of the negatives' rows; grid (cdiv(N, BLOCK_N),).
 
-    ONE_SUM: dloss/ds has no exp(beta s) part (beta 0 or detached weights).
+    ONE_SUM: dloss/ds has no exp(beta s) part (beta 0 or detached weights). TARGETS_TOO: a masked
+    pair is the user's target, and gets its gradient, too.
     """
     columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     valid = columns < N
@@ -412,9 +413,11 @@ def negative_gradients_kernel(
             slope -= weight * weight_factor[None, :]
         if importance_ptr is not None:
             slope = slope * importance[:, None]
-        gradient = tl.dot(
-            slope.to(DOT), query, gradient, input_precision=PRECISION, out_dtype=SUM
-        )
+        if TARGETS_TOO:
+            probability = tl.load(row_stats_ptr + 3 * B + users, mask=real, other=0.0)
+            is_target = ids[:, None] == target_ids[None, :]
+            slope = tl.where(is_target, -(probability * gain)[None, :], slope)
+        gradient = tl.dot(slope.to(DOT), query, gradient, input_precision=PRECISION, out_dtype=SUM)
     pointers = grad_negatives_ptr + columns.to(tl.int64)[:, None] * D + dims[None, :]
     gradient = rounded(gradient, grad_negatives_ptr.dtype.element_ty)
     tl.store(pointers, gradient, mask=valid[:, None] & (dims < D)[None, :])

@@ -3,6 +3,8 @@
 Philox makes them a function of (seed, step, index), so every backend draws the same ids.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from .native import C
 from .philox import NEGATIVES, bounded, check_word, random_words, seed_key
 
 SAMPLERS = ("uniform",)
+_BLOCK = 256  # ids a Triton program draws
 
 
 def sample_negatives(
@@ -19,8 +22,9 @@ def sample_negatives(
     num_items: int,
     *,
     seed: int,
-    step: int,
+    step: int | Tensor,
     sampler: str = "uniform",
+    device: torch.device | str = "cpu",
     backend: str = "auto",
 ) -> Tensor:
     """Item ids drawn uniformly from the catalogue without its padding row, 1..num_items-1.
@@ -28,20 +32,40 @@ def sample_negatives(
     Id j is 1 + bounded(Philox(index j, step, NEGATIVES, seed), num_items - 1).
 
     num: how many, in [0, 2^32); num_items: rows of the item table, padding included, in [2, 2^32);
-    seed in [0, 2^64), step in [0, 2^32); backend "native" or "reference", "auto" takes the first.
-    Returns (num,) int64 on the CPU. Raises ValueError for anything else.
+    seed in [0, 2^64); step in [0, 2^32), or a tensor of one int64, which "triton" reads on the GPU;
+    backend "triton" (draws on `device`), "native" or "reference" (draw on the CPU).
+    Returns (num,) int64 on `device`. Raises ValueError for anything else.
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
     check_word("num", num)
-    check_word("step", step)
+    if isinstance(step, int):
+        check_word("step", step)
     if not 2 <= num_items < 2**32:
         raise ValueError(
             f"num_items must be in [2, 2^32) (it counts the padding row), got {num_items}"
         )
     seed_key(seed)
-    draw = choose("sample_negatives", backend, {"native": _native, "reference": _reference})
-    ids: Tensor = draw(num, num_items, seed, step)
+    device = torch.device(device)
+    backends: dict[str, Callable[..., Tensor]]
+    backends = {"triton": _triton, "native": _native, "reference": _reference}
+    draw = choose("sample_negatives", backend, backends, device)
+    if draw is _triton:
+        return _triton(num, num_items, seed, step, device)
+    ids: Tensor = draw(num, num_items, seed, int(step))
+    return ids.to(device)
+
+
+def _triton(
+    num: int, num_items: int, seed: int, step: int | Tensor, device: torch.device
+) -> Tensor:
+    from .philox_triton import sample_negatives_kernel
+    from .runtime import launch
+
+    ids = torch.empty(num, dtype=torch.int64, device=device)
+    number, word = (0, step) if isinstance(step, Tensor) else (step, None)
+    grid = (-(-num // _BLOCK),)
+    launch(sample_negatives_kernel, grid, ids, word, num, num_items, seed, number, BLOCK=_BLOCK)
     return ids
 
 

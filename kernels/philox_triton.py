@@ -19,7 +19,7 @@ def draw_negatives(index, seed, step, num_items):
 
 @triton.jit(do_not_specialize=["seed", "step", "num_items"])
 def sample_negatives_kernel(ids_ptr, step_ptr, num, num_items, seed, step, BLOCK: tl.constexpr):
-    """ids (num,) int64 of one step; grid (cdiv(num, BLOCK),). step_ptr, if given, holds the step."""
+    """ids (num,) int64 of one step, which step_ptr holds if given; grid (cdiv(num, BLOCK),)."""
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     if step_ptr is not None:
         step = tl.load(step_ptr)

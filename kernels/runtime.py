@@ -46,7 +46,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) 
 @triton.jit
 def rounded(values, DTYPE: tl.constexpr):
     """`values` in DTYPE, to nearest even; the interpreter alone would cut bfloat16 off."""
-    if _INTERPRET and DTYPE == tl.bfloat16:
+    if _INTERPRET and tl.bfloat16 == DTYPE:
         bits = values.to(tl.float32).to(tl.uint32, bitcast=True)
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
         return bits.to(tl.uint16).to(tl.bfloat16, bitcast=True)

@@ -26,6 +26,7 @@ def self_attentive_extractor(
         "self_attentive_extractor",
         backend,
         {"native": _native, "reference": reference.self_attentive_extractor},
+        history.device,
     )
     return implementation(history, length, positions, w1, w2)
 

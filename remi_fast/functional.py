@@ -2,19 +2,33 @@
 
     import remi_fast.functional as F
 
-`backend` is "auto" (the fastest for the device), "native" or "reference"; a name that cannot run
-is a ValueError, never a silent fallback.
+`backend` is "auto" (the fastest for the device), "triton" (GPU), "native" (CPU) or "reference"; a
+name that cannot run is a ValueError, never a silent fallback. Half precision inputs are summed in
+float32, and their losses are float32. Under autocast "triton" multiplies in autocast's dtype, the
+others in float32. On a GPU "triton" never waits for the device and can be captured in a CUDA graph;
+it gives a NaN loss where torch's own indexing would stop the GPU: at an id outside the table.
 """
 
 import torch
 from torch import Tensor
 
+from remi_fast.kernels.full_catalogue_ihn_loss import (
+    full_catalogue_ihn_loss as _full_catalogue_ihn_loss,
+)
 from remi_fast.kernels.ihn_loss import ihn_loss as _ihn_loss
-from remi_fast.kernels.multi_interest_ihn_loss import multi_interest_ihn_loss_rows
+from remi_fast.kernels.multi_interest_ihn_loss import (
+    multi_interest_ihn_loss as _multi_interest_ihn_loss,
+)
 from remi_fast.kernels.negatives import sample_negatives as _sample_negatives
 from remi_fast.kernels.reference import routing_regularizer as _routing_regularizer
 
-__all__ = ["ihn_loss", "multi_interest_ihn_loss", "routing_regularizer", "sample_negatives"]
+__all__ = [
+    "full_catalogue_ihn_loss",
+    "ihn_loss",
+    "multi_interest_ihn_loss",
+    "routing_regularizer",
+    "sample_negatives",
+]
 
 
 def ihn_loss(
@@ -78,10 +92,13 @@ def multi_interest_ihn_loss(
     interests: Tensor,
     target_ids: Tensor,
     item_table: Tensor,
-    negative_ids: Tensor,
+    negative_ids: Tensor | None = None,
     *,
     beta: float,
     routing: Tensor | None = None,
+    num_negatives: int | None = None,
+    seed: int = 0,
+    step: int | Tensor = 0,
     mask_hits: bool = False,
     detach_weights: bool = False,
     log_q: Tensor | None = None,
@@ -98,10 +115,12 @@ def multi_interest_ihn_loss(
     Args:
         interests: (B, K, d).
         target_ids: (B,) int item ids.
-        item_table: (I, d) item vectors, the dtype of `interests`.
-        negative_ids: (N,) int item ids.
+        item_table: (I, d) item vectors, the dtype of `interests` (any under autocast).
+        negative_ids: (N,) int item ids; None draws `num_negatives` of them.
         beta, detach_weights, log_q, target_log_q, log_scale, backend: as in `ihn_loss`.
         routing: (B, K, L) routing weights; if given, the routing regularizer is returned too.
+        num_negatives, seed, step: N, and what `sample_negatives` draws them by; a step in a tensor
+            of one int64 on the device may change between replays of a CUDA graph.
         mask_hits: leave out negatives that are the row's target.
         sparse: make the gradient of `item_table` sparse instead of dense.
 
@@ -109,27 +128,69 @@ def multi_interest_ihn_loss(
         loss (B,), chosen interest (B,) int64, and with `routing` also rr (B,).
 
     Raises:
-        ValueError: naming the argument that is wrong. IndexError: an id outside the table.
+        ValueError: naming the argument that is wrong. IndexError: an id outside the table
+            (a NaN loss from "triton").
     """
-    if interests.ndim != 3:
-        raise ValueError(f"interests: got shape {tuple(interests.shape)}, expected (B, K, d)")
-    embed = torch.nn.functional.embedding
-    loss, chosen = multi_interest_ihn_loss_rows(
+    loss, chosen, rr = _multi_interest_ihn_loss(
         interests,
-        embed(target_ids, item_table, sparse=sparse),
-        embed(negative_ids, item_table, sparse=sparse),
+        target_ids,
+        item_table,
+        negative_ids,
+        routing,
+        num_negatives=num_negatives,
+        seed=seed,
+        step=step,
+        mask_hits=mask_hits,
+        sparse=sparse,
+        backend=backend,
         beta=beta,
         detach_weights=detach_weights,
         log_q=log_q,
         target_log_q=target_log_q,
         log_scale=log_scale,
-        target_ids=target_ids if mask_hits else None,
-        negative_ids=negative_ids if mask_hits else None,
-        backend=backend,
     )
-    if routing is None:
-        return loss, chosen
-    return loss, chosen, routing_regularizer(routing, interests.shape[2])
+    return (loss, chosen) if rr is None else (loss, chosen, rr)
+
+
+def full_catalogue_ihn_loss(
+    interests: Tensor,
+    target_ids: Tensor,
+    item_table: Tensor,
+    *,
+    beta: float,
+    routing: Tensor | None = None,
+    detach_weights: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
+    """IHN loss against every item: the ideal distribution of REMI, section 4.1, no sampling.
+
+    The negatives of a user are rows 1..I-1 but the user's own target. beta 0 is exactly the full
+    softmax cross-entropy over rows 1..I-1. Memory grows with (B + I) d, never with B x I.
+
+    Args:
+        interests: (B, K, d).
+        target_ids: (B,) int item ids in [1, I).
+        item_table: (I, d) item vectors, row 0 the padding, which is never a negative.
+        beta, detach_weights, backend: as in `ihn_loss`.
+        routing: (B, K, L) routing weights; if given, the routing regularizer is returned too.
+
+    Returns:
+        loss (B,), chosen interest (B,) int64, and with `routing` also rr (B,).
+
+    Raises:
+        ValueError: naming the argument that is wrong. IndexError: an id outside the table
+            (a NaN loss from "triton").
+    """
+    loss, chosen, rr = _full_catalogue_ihn_loss(
+        interests,
+        target_ids,
+        item_table,
+        routing,
+        backend=backend,
+        beta=beta,
+        detach_weights=detach_weights,
+    )
+    return (loss, chosen) if rr is None else (loss, chosen, rr)
 
 
 def routing_regularizer(routing: Tensor, dim: int) -> Tensor:
@@ -159,8 +220,9 @@ def sample_negatives(
     num_items: int,
     *,
     seed: int,
-    step: int,
+    step: int | Tensor,
     sampler: str = "uniform",
+    device: torch.device | str = "cpu",
     backend: str = "auto",
 ) -> Tensor:
     """Draw item ids, a pure function of (seed, step): the same on every backend.
@@ -169,8 +231,9 @@ def sample_negatives(
         num: how many, N.
         num_items: I, with the padding row 0, which is never drawn.
         seed: 64-bit seed.
-        step: training step, < 2^32.
+        step: training step, < 2^32, or a tensor of one int64.
         sampler: "uniform", with replacement.
+        device: where the ids are wanted; on a GPU "triton" draws them there.
         backend: see the module.
 
     Returns:
@@ -179,4 +242,6 @@ def sample_negatives(
     Raises:
         ValueError: naming the argument that is wrong.
     """
-    return _sample_negatives(num, num_items, seed=seed, step=step, sampler=sampler, backend=backend)
+    return _sample_negatives(
+        num, num_items, seed=seed, step=step, sampler=sampler, device=device, backend=backend
+    )

@@ -8,7 +8,6 @@ from remi_fast.config import Config
 from remi_fast.errors import NonFiniteError
 from remi_fast.kernels.multi_interest_ihn_loss import multi_interest_ihn_loss_rows
 from remi_fast.kernels.negatives import sample_negatives
-from remi_fast.kernels.reference import routing_regularizer
 from remi_fast.losses import total_loss
 from remi_fast.models.recommender import MultiInterestModel
 from remi_fast.optim import DeferredAdam
@@ -57,17 +56,18 @@ class TrainingStep:
         interests, routing = self.model.extractor(
             history_rows.view(*history.shape, self.model.dim), length
         )
-        ihn, _ = multi_interest_ihn_loss_rows(
+        ihn, _, rr = multi_interest_ihn_loss_rows(
             interests,
             target_rows,
             negative_rows,
+            routing,
             beta=loss.beta,
             detach_weights=loss.detach_weights,
             target_ids=target if loss.mask_hits else None,
             negative_ids=negatives if loss.mask_hits else None,
             backend=backend,
         )
-        rr = routing_regularizer(routing, self.model.dim)
+        assert rr is not None
         total = total_loss(ihn, rr, loss.rr_lambda)
         result = StepLoss(total.item(), ihn.mean().item(), rr.mean().item())
         if not torch.isfinite(total):
