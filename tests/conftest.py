@@ -1,8 +1,14 @@
-"""A small prepared dataset that several tests read."""
+"""Where Triton runs in the tests, and a small prepared dataset that several of them read."""
+
+import os
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before the first import of triton
 
 from remi_fast.data.prepare import PrepareSettings, prepare
 

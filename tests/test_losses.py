@@ -5,6 +5,7 @@ import torch
 
 import remi_fast.functional as F
 from remi_fast import REMILoss
+from tests.device import DEVICE
 
 B, K, D, ITEMS, N, L = 6, 3, 5, 40, 17, 8
 
@@ -16,7 +17,8 @@ def make():
     targets = torch.randint(1, ITEMS, (B,), generator=generator)
     negatives = torch.randint(1, ITEMS, (N,), generator=generator)
     routing = torch.randn(B, K, L, generator=generator, dtype=torch.float64).softmax(2)
-    return interests, targets, table, negatives, routing.requires_grad_()
+    inputs = (interests, targets, table, negatives, routing)
+    return tuple(x.detach().to(DEVICE).requires_grad_(x.is_floating_point()) for x in inputs)
 
 
 def published_total(interests, targets, table, negatives, routing, beta, rr_lambda):
@@ -35,7 +37,7 @@ def published_total(interests, targets, table, negatives, routing, beta, rr_lamb
     return torch.stack(losses).mean() + rr_lambda * rr.sum() * 128 / B
 
 
-@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("backend", ["native", "reference", "triton"])
 @pytest.mark.parametrize("beta, rr_lambda", [(0.0, 0.0), (1.0, 100.0), (0.3, 2.0)])
 @pytest.mark.parametrize("sparse", [False, True])
 def test_remi_loss(backend, beta, rr_lambda, sparse):

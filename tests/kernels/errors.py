@@ -32,9 +32,9 @@ def with_gradients(
     leaves = [x.detach().clone().requires_grad_() for x in inputs]
     outputs = operation(*leaves)
     generator = torch.Generator().manual_seed(seed)
-    total = torch.zeros((), dtype=inputs[0].dtype)
+    total = torch.zeros((), dtype=torch.float64, device=inputs[0].device)
     for output in outputs:
         weights = torch.randn(output.shape, generator=generator, dtype=torch.float64)
-        total = total + (output * weights.to(output.dtype)).sum()
+        total = total + (output * weights.to(output)).sum()
     gradients = torch.autograd.grad(total, leaves)
     return (*(output.detach() for output in outputs), *gradients)
