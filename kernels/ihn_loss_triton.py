@@ -96,9 +96,11 @@ def _log1p(x):
 @triton.jit
 def _leave_out(scores, ids, target_ids, rows_are_targets: tl.constexpr):
     """-inf where a negative is the row's own target; targets along dimension 0 or 1."""
-    if rows_are_targets:
-        return tl.where(target_ids[:, None] == ids[None, :], -_INF, scores)
-    return tl.where(ids[:, None] == target_ids[None, :], -_INF, scores)
+    if rows_are_targets:  # with an else: Triton compiles what follows a return in an if
+        hit = target_ids[:, None] == ids[None, :]
+    else:
+        hit = ids[:, None] == target_ids[None, :]
+    return tl.where(hit, -_INF, scores)
 
 
 @triton.jit
@@ -111,7 +113,7 @@ def _choose_interest(
     choice = tl.zeros(users.shape, tl.int32)
     best = tl.sum(query * target, axis=1)
     for k in range(1, K):
-        interest_ptr = interests_ptr + k * stride_interest
+        interest_ptr = interests_ptr + tl.cast(k, tl.int64) * stride_interest
         interest = _load_rows(interest_ptr, users, stride_user, real, D, BLOCK_D)
         interest = interest.to(target.dtype)
         score = tl.sum(interest * target, axis=1)
@@ -241,12 +243,12 @@ def _centred_squares(routing_ptr, L, stride_place, SUM: tl.constexpr, BLOCK_L: t
     """Mean of L routing weights, and the sum of their squared distances from it."""
     total = tl.zeros([BLOCK_L], SUM)
     for start in range(0, L, BLOCK_L):
-        places = start + tl.arange(0, BLOCK_L)
+        places = (start + tl.arange(0, BLOCK_L)).to(tl.int64)
         total += tl.load(routing_ptr + places * stride_place, mask=places < L, other=0.0).to(SUM)
     mean = tl.sum(total, axis=0) / L
     squares = tl.zeros([BLOCK_L], SUM)
     for start in range(0, L, BLOCK_L):
-        places = start + tl.arange(0, BLOCK_L)
+        places = (start + tl.arange(0, BLOCK_L)).to(tl.int64)
         weights = tl.load(routing_ptr + places * stride_place, mask=places < L, other=0.0).to(SUM)
         squares += tl.where(places < L, (weights - mean) * (weights - mean), 0.0)
     return mean, tl.sum(squares, axis=0)
@@ -338,10 +340,11 @@ def combine_kernel(
     else:
         hard_factor = probability * (1 + beta) / hard_total
         weight_factor = probability * beta / weight_total
+    size = tl.cast(B, tl.int64)
     tl.store(row_stats_ptr + user, base)
-    tl.store(row_stats_ptr + B + user, hard_factor)
-    tl.store(row_stats_ptr + 2 * B + user, weight_factor)
-    tl.store(row_stats_ptr + 3 * B + user, probability)
+    tl.store(row_stats_ptr + size + user, hard_factor)
+    tl.store(row_stats_ptr + 2 * size + user, weight_factor)
+    tl.store(row_stats_ptr + 3 * size + user, probability)
     if slope_ptr is not None:
         slope = hard_factor * hard_row - probability * target
         if weight_rows_ptr is not None:
@@ -351,7 +354,8 @@ def combine_kernel(
     if routing_ptr is not None:
         rr = hard_total * 0.0
         for k in range(K):
-            weights_ptr = routing_ptr + user * stride_routing_user + k * stride_routing_interest
+            weights_ptr = routing_ptr + user * stride_routing_user
+            weights_ptr += tl.cast(k, tl.int64) * stride_routing_interest
             _, squares = _centred_squares(weights_ptr, L, stride_place, SUM, BLOCK_L)
             rr += (squares / D) * (squares / D)
         tl.store(rr_ptr + user, rr)
@@ -391,6 +395,7 @@ def negative_gradients_kernel(
     if importance_ptr is not None:
         importance = tl.load(importance_ptr + columns, mask=valid, other=0.0).to(SUM)
 
+    size = tl.cast(B, tl.int64)
     gradient = tl.zeros([BLOCK_N, BLOCK_D], SUM)
     for start in range(0, B, BLOCK_B):
         users = start + tl.arange(0, BLOCK_B)
@@ -406,15 +411,15 @@ def negative_gradients_kernel(
         hard, weight = _exponentials(scores - maximum[None, :], beta, A, Q)
         gain = tl.load(grad_loss_ptr + users.to(tl.int64) * stride_grad_loss, mask=real, other=0.0)
         gain = gain.to(SUM)
-        hard_factor = tl.load(row_stats_ptr + B + users, mask=real, other=0.0) * gain
+        hard_factor = tl.load(row_stats_ptr + size + users, mask=real, other=0.0) * gain
         slope = hard * hard_factor[None, :]
         if not ONE_SUM:
-            weight_factor = tl.load(row_stats_ptr + 2 * B + users, mask=real, other=0.0) * gain
+            weight_factor = tl.load(row_stats_ptr + 2 * size + users, mask=real, other=0.0) * gain
             slope -= weight * weight_factor[None, :]
         if importance_ptr is not None:
             slope = slope * importance[:, None]
         if TARGETS_TOO:
-            probability = tl.load(row_stats_ptr + 3 * B + users, mask=real, other=0.0)
+            probability = tl.load(row_stats_ptr + 3 * size + users, mask=real, other=0.0)
             is_target = ids[:, None] == target_ids[None, :]
             slope = tl.where(is_target, -(probability * gain)[None, :], slope)
         gradient = tl.dot(slope.to(DOT), query, gradient, input_precision=PRECISION, out_dtype=SUM)
@@ -452,16 +457,17 @@ def row_gradients_kernel(
     if grad_target_ptr is not None:
         query_pointers = interests_ptr + user * stride_user + choice * stride_interest + dims
         query = tl.load(query_pointers, mask=dims < D, other=0.0).to(SUM)
-        grad_target = -gain * tl.load(row_stats_ptr + 3 * B + user) * query
+        grad_target = -gain * tl.load(row_stats_ptr + 3 * tl.cast(B, tl.int64) + user) * query
         grad_target = rounded(grad_target, grad_target_ptr.dtype.element_ty)
         tl.store(grad_target_ptr + user * D + dims, grad_target, mask=dims < D)
     if grad_routing_ptr is not None:
         gain = tl.load(grad_rr_ptr + user * stride_grad_rr).to(SUM)
         for k in range(K):
-            weights_ptr = routing_ptr + user * stride_routing_user + k * stride_routing_interest
+            weights_ptr = routing_ptr + user * stride_routing_user
+            weights_ptr += tl.cast(k, tl.int64) * stride_routing_interest
             mean, squares = _centred_squares(weights_ptr, L, stride_place, SUM, BLOCK_L)
             for start in range(0, L, BLOCK_L):
-                places = start + tl.arange(0, BLOCK_L)
+                places = (start + tl.arange(0, BLOCK_L)).to(tl.int64)
                 weights = tl.load(weights_ptr + places * stride_place, mask=places < L, other=0.0)
                 slopes = gain * 4 * (squares / D) * ((weights.to(SUM) - mean) / D)
                 slopes = rounded(slopes, grad_routing_ptr.dtype.element_ty)
