@@ -174,6 +174,8 @@ def forward(
     weights 1 / q up to a common factor, `device_step` one number in the place of problem.step.
     """
     interests, target, negatives = map(_unit_stride, (interests, target, negatives))
+    target_ids, negative_ids = _dense(target_ids), _dense(negative_ids)
+    importance, target_log_q = _dense(importance), _dense(target_log_q)
     out = outputs(
         interests, routing, problem.num_negatives if problem.draw else 0, problem.dtype, with_slope
     )
@@ -234,6 +236,8 @@ def backward_negatives(
     """Gradient of each negative's row into `out` (N, D); of a catalogue, (I, D) with the targets'
     part and 0 in row 0."""
     interests, negatives = map(_unit_stride, (interests, negatives))
+    target_ids, negative_ids = _dense(target_ids), _dense(negative_ids)
+    importance = _dense(importance)
     dim = interests.shape[2]
     tiles = backward_tiles(dim, problem.dtype)
     a, q = problem.root
@@ -311,6 +315,11 @@ def _walked(rows: Tensor, problem: Problem) -> Tensor:
 def _unit_stride(x: Tensor) -> Tensor:
     """x with neighbouring elements in its last dimension; rows may lie anywhere."""
     return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _dense(x: Tensor | None) -> Tensor | None:
+    """A vector, if there is one, without gaps: the kernels take no strides for these."""
+    return None if x is None else x.contiguous()
 
 
 def _strides(routing: Tensor | None) -> tuple[int, ...]:

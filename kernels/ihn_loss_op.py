@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import ihn_loss_launch as launches
 from .ihn_loss_launch import Problem
+from .negatives import check_draw
 
 Losses = tuple[Tensor, Tensor, Tensor | None]  # loss (B,), chosen (B,) int64, rr (B,)
 
@@ -57,6 +58,8 @@ def loss_of_table(
     **options: Any,
 ) -> Losses:
     """Rows of item_table (I, d); negative_ids None draws `num_negatives` by (seed, step)."""
+    if negative_ids is None:
+        check_draw(num_negatives, len(item_table), seed, step, interests.device)
     count = num_negatives if negative_ids is None else len(negative_ids)
     host_step, device_step = (0, step) if isinstance(step, Tensor) else (step, None)
     results = _ihn_loss(
@@ -87,7 +90,9 @@ def loss_of_catalogue(
 
 def _importance(log_q: Tensor | None) -> Tensor | None:
     """1 / q up to a common factor, which the difference of the two log-sum-exps cancels."""
-    return None if log_q is None else torch.exp(log_q.detach().min() - log_q.detach())
+    if log_q is None or len(log_q) == 0:
+        return None
+    return torch.exp(log_q.detach().min() - log_q.detach())
 
 
 def _log_scale(log_scale: float | None, count: int) -> float:
@@ -230,6 +235,7 @@ def _differentiate(
     found = [g if want else None for g, want in zip(gradients, wanted, strict=True)]
     if ctx.options["source"] == "table" and wanted[2]:
         ids = torch.cat([target_ids.long(), negative_ids.long()])
+        ids = ids.clamp(0, len(negatives) - 1)  # outside the table: nothing there may be written
         rows = torch.cat([gradients[1], gradients[2]])
         found[1], found[2] = _of_table(ids, rows, negatives, ctx.sparse), None
     return *found, *(None,) * 5
@@ -237,7 +243,8 @@ def _differentiate(
 
 def _of_table(ids: Tensor, rows: Tensor, table: Tensor, sparse: bool) -> Tensor:
     if sparse:
-        return torch.sparse_coo_tensor(ids.unsqueeze(0), rows, table.shape)
+        ids = ids.unsqueeze(0)
+        return torch.sparse_coo_tensor(ids, rows, table.shape, check_invariants=False)
     return torch.ops.aten.embedding_dense_backward(rows, ids, len(table), -1, False)
 
 

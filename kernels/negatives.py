@@ -38,22 +38,41 @@ def sample_negatives(
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
-    check_word("num", num)
-    if isinstance(step, int):
-        check_word("step", step)
-    if not 2 <= num_items < 2**32:
-        raise ValueError(
-            f"num_items must be in [2, 2^32) (it counts the padding row), got {num_items}"
-        )
-    seed_key(seed)
     device = torch.device(device)
     backends: dict[str, Callable[..., Tensor]]
     backends = {"triton": _triton, "native": _native, "reference": _reference}
     draw = choose("sample_negatives", backend, backends, device)
     if draw is _triton:
+        check_draw(num, num_items, seed, step, device)
         return _triton(num, num_items, seed, step, device)
-    ids: Tensor = draw(num, num_items, seed, int(step))
+    check_draw(num, num_items, seed, step)
+    number = int(step)
+    check_word("step", number)
+    ids: Tensor = draw(num, num_items, seed, number)
     return ids.to(device)
+
+
+def check_draw(
+    num: int, num_items: int, seed: int, step: int | Tensor, device: torch.device | None = None
+) -> None:
+    """Raise ValueError for what `sample_negatives` cannot draw.
+
+    A step in a tensor is not read; it has to be on `device`, if that is given.
+    """
+    check_word("num", num)
+    if not 2 <= num_items < 2**32:
+        raise ValueError(
+            f"num_items must be in [2, 2^32) (it counts the padding row), got {num_items}"
+        )
+    seed_key(seed)
+    if not isinstance(step, Tensor):
+        check_word("step", step)
+    elif step.numel() != 1 or step.dtype != torch.int64:
+        raise ValueError(
+            f"step: got {tuple(step.shape)} {step.dtype}, expected a number or one torch.int64"
+        )
+    elif device is not None and step.device.type != device.type:
+        raise ValueError(f"step: got a tensor on {step.device}, expected it on {device}")
 
 
 def _triton(

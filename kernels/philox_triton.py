@@ -20,7 +20,7 @@ def draw_negatives(index, seed, step, num_items):
 @triton.jit(do_not_specialize=["seed", "step", "num_items"])
 def sample_negatives_kernel(ids_ptr, step_ptr, num, num_items, seed, step, BLOCK: tl.constexpr):
     """ids (num,) int64 of one step, which step_ptr holds if given; grid (cdiv(num, BLOCK),)."""
-    index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     if step_ptr is not None:
         step = tl.load(step_ptr)
     tl.store(ids_ptr + index, draw_negatives(index, seed, step, num_items), mask=index < num)

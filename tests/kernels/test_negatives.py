@@ -4,17 +4,23 @@ import pytest
 import torch
 
 from remi_fast.kernels.negatives import sample_negatives
+from tests.device import DEVICE
 
 
 @pytest.mark.parametrize("num_items", [2, 3, 1000, 2**31, 2**32 - 1])
 @pytest.mark.parametrize("num", [0, 1, 1280])
 def test_backends_agree(num_items, num):
-    draws = [
-        sample_negatives(num, num_items, seed=2**63 + 5, step=2**31, backend=backend)
-        for backend in ("native", "reference")
-    ]
-    assert torch.equal(*draws) and draws[0].dtype == torch.int64 and len(draws[0]) == num
-    assert num == 0 or (draws[0].min() >= 1 and draws[0].max() < num_items)
+    seed = 2**63 + 5
+    for step in (0, 2**31, 2**32 - 1):
+        ids = sample_negatives(num, num_items, seed=seed, step=step, backend="reference")
+        assert ids.dtype == torch.int64 and len(ids) == num
+        assert num == 0 or (ids.min() >= 1 and ids.max() < num_items)
+        for backend in ("native", "triton"):
+            for word in (step, torch.tensor(step, device=DEVICE), torch.tensor([step]).to(DEVICE)):
+                drawn = sample_negatives(
+                    num, num_items, seed=seed, step=word, device=DEVICE, backend=backend
+                )
+                assert drawn.device.type == DEVICE and torch.equal(drawn.cpu(), ids)
 
 
 def test_known_ids():
@@ -43,6 +49,9 @@ def test_function_of_seed_and_step():
         ({"num_items": 1}, "num_items must be in"),
         ({"num": -1}, "num must be in"),
         ({"step": 2**32}, "step must be in"),
+        ({"step": torch.tensor(-1)}, "step must be in"),
+        ({"step": torch.tensor([1, 2])}, r"step: got \(2,\) torch.int64"),
+        ({"step": torch.tensor(1, dtype=torch.int32)}, "step: got .* torch.int32"),
         ({"seed": -1}, "seed must be in"),
         ({"backend": "cuda"}, "cuda"),
     ],
