@@ -1,5 +1,7 @@
 """The REMI loss as a module, and the one place where its two parts are added up."""
 
+import math
+
 from torch import Tensor, nn
 
 import remi_fast.functional as F
@@ -20,9 +22,13 @@ def total_loss(ihn: Tensor, rr: Tensor | None, rr_lambda: float) -> Tensor:
 class REMILoss(nn.Module):
     """IHN + RR (REMI, Xie et al., RecSys 2023) for a multi-interest model of your own.
 
+    loss = REMILoss(beta=1.0, rr_lambda=100.0, num_negatives=1280, seed=1)
+    loss(interests, target_ids, item_embedding.weight, routing=routing, step=step).backward()
+
+    or, with negatives of your own,
+
     loss = REMILoss(beta=1.0, rr_lambda=100.0)
-    negatives = F.sample_negatives(1280, num_items, seed=1, step=step)
-    loss(interests, target_ids, item_embedding.weight, negatives, routing).backward()
+    loss(interests, target_ids, item_embedding.weight, negative_ids, routing).backward()
     """
 
     def __init__(
@@ -30,20 +36,34 @@ class REMILoss(nn.Module):
         beta: float = 1.0,
         rr_lambda: float = 100.0,
         *,
+        num_negatives: int | None = None,
+        seed: int = 0,
         mask_hits: bool = False,
         detach_weights: bool = False,
         sparse: bool = False,
         backend: str = "auto",
     ) -> None:
-        """See `functional.multi_interest_ihn_loss`; rr_lambda is the weight of RR.
+        """See `functional.multi_interest_ihn_loss`.
 
-        Raises ValueError if beta or rr_lambda is negative.
+        Args:
+            rr_lambda: weight of RR.
+            num_negatives, seed: draw that many negatives for the `step` of each call, the same
+                ids as `functional.sample_negatives`; None takes the ids from the call.
+
+        Raises ValueError naming the argument that is out of range.
         """
         super().__init__()
-        if beta < 0 or rr_lambda < 0:
-            raise ValueError(f"got beta {beta}, rr_lambda {rr_lambda}; expected both >= 0")
+        for name, value in (("beta", beta), ("rr_lambda", rr_lambda)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name}: got {value}, expected a finite number >= 0")
+        if num_negatives is not None and num_negatives < 1:
+            raise ValueError(f"num_negatives: got {num_negatives}, expected 1 or more, or None")
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"seed: got {seed}, expected 64 bits")
         self.beta = beta
         self.rr_lambda = rr_lambda
+        self.num_negatives = num_negatives
+        self.seed = seed
         self.mask_hits = mask_hits
         self.detach_weights = detach_weights
         self.sparse = sparse
@@ -54,13 +74,28 @@ class REMILoss(nn.Module):
         interests: Tensor,
         target_ids: Tensor,
         item_table: Tensor,
-        negative_ids: Tensor,
+        negative_ids: Tensor | None = None,
         routing: Tensor | None = None,
+        *,
+        step: int | Tensor | None = None,
     ) -> Tensor:
-        """(B, K, d), (B,), (I, d), (N,) and routing (B, K, L) -> scalar loss.
+        """The loss of a batch, a scalar.
 
-        Raises ValueError if rr_lambda > 0 and there is no routing to regularize.
+        Args:
+            interests: (B, K, d).
+            target_ids: (B,) int item ids.
+            item_table: (I, d) item vectors; gradients reach it and `interests`.
+            negative_ids: (N,) int item ids, unless the module draws them.
+            routing: (B, K, L) routing weights, which RR needs.
+            step: training step by which the module draws its negatives; a tensor of one int64 on
+                the device may change between replays of a CUDA graph.
+
+        Raises:
+            ValueError: naming the argument that is wrong: negatives neither given nor drawn, or
+                both; rr_lambda > 0 and no routing to regularize; see
+                `functional.multi_interest_ihn_loss`.
         """
+        self._check_negatives(negative_ids, step)
         if routing is None and self.rr_lambda > 0:
             raise ValueError(
                 "routing: got None, expected (B, K, L) because rr_lambda > 0; "
@@ -73,6 +108,9 @@ class REMILoss(nn.Module):
             negative_ids,
             beta=self.beta,
             routing=routing,
+            num_negatives=self.num_negatives,
+            seed=self.seed,
+            step=0 if step is None else step,
             mask_hits=self.mask_hits,
             detach_weights=self.detach_weights,
             sparse=self.sparse,
@@ -80,6 +118,27 @@ class REMILoss(nn.Module):
         )
         return total_loss(result[0], result[2] if len(result) == 3 else None, self.rr_lambda)
 
+    def _check_negatives(self, negative_ids: Tensor | None, step: int | Tensor | None) -> None:
+        if self.num_negatives is None:
+            if negative_ids is None:
+                raise ValueError(
+                    "negative_ids: got None, expected (N,) item ids; "
+                    "a module with num_negatives draws them itself"
+                )
+            if step is not None:
+                raise ValueError("step: got one, but without num_negatives nothing is drawn")
+        else:
+            if negative_ids is not None:
+                raise ValueError(
+                    f"negative_ids: got ids, expected None: num_negatives={self.num_negatives} "
+                    "are drawn"
+                )
+            if step is None:
+                raise ValueError("step: got None, expected the training step to draw negatives by")
+
     def extra_repr(self) -> str:
         """Shown by print(module)."""
-        return f"beta={self.beta}, rr_lambda={self.rr_lambda}"
+        shown = {"beta": self.beta, "rr_lambda": self.rr_lambda, "backend": self.backend}
+        if self.num_negatives is not None:
+            shown |= {"num_negatives": self.num_negatives, "seed": self.seed}
+        return ", ".join(f"{name}={value!r}" for name, value in shown.items())

@@ -1,5 +1,7 @@
 """The library calls on somebody else's item table, against formulas written out here."""
 
+import math
+
 import pytest
 import torch
 
@@ -54,6 +56,25 @@ def test_remi_loss(backend, beta, rr_lambda, sparse):
         torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("backend", ["native", "reference", "triton"])
+def test_the_module_draws_the_negatives_of_the_step(backend):
+    interests, targets, table, _, routing = make()
+    loss = REMILoss(num_negatives=N, seed=3, backend=backend)
+    negatives = F.sample_negatives(N, ITEMS, seed=3, step=7).to(DEVICE)
+    given = REMILoss(backend=backend)(interests, targets, table, negatives, routing)
+    for step in (7, torch.tensor(7, device=DEVICE)):
+        drawn = loss(interests, targets, table, routing=routing, step=step)
+        assert torch.equal(drawn, given)
+        gradients = (torch.autograd.grad(x, table, retain_graph=True) for x in (drawn, given))
+        assert torch.equal(*(gradient for (gradient,) in gradients))
+    assert not torch.equal(loss(interests, targets, table, routing=routing, step=8), given)
+
+
+def test_the_module_shows_what_it_does():
+    assert repr(REMILoss(0.5, 0.0)) == "REMILoss(beta=0.5, rr_lambda=0.0, backend='auto')"
+    assert "num_negatives=9, seed=3" in repr(REMILoss(num_negatives=9, seed=3))
+
+
 def test_parts():
     interests, targets, table, negatives, routing = make()
     loss, chosen = F.multi_interest_ihn_loss(interests, targets, table, negatives, beta=1.0)
@@ -83,11 +104,31 @@ def test_masked_hits_have_no_part():
     assert (loss[same] == 0).all() and (loss[~same] > 0).all()
 
 
+def drawn(num_negatives=3, **draw):
+    interests, targets, table, *_ = make()
+    return F.multi_interest_ihn_loss(
+        interests, targets, table, num_negatives=num_negatives, beta=1.0, backend="triton", **draw
+    )
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: REMILoss(beta=-1), "got beta -1"),
+        (lambda: REMILoss(beta=-1), "beta: got -1"),
+        (lambda: REMILoss(beta=math.nan), "beta: got nan"),
+        (lambda: REMILoss(rr_lambda=math.inf), "rr_lambda: got inf"),
+        (lambda: REMILoss(num_negatives=0), "num_negatives: got 0"),
+        (lambda: REMILoss(num_negatives=3, seed=-1), "seed: got -1"),
         (lambda: REMILoss()(*make()[:4]), "routing: got None"),
+        (lambda: REMILoss()(*make()[:3]), "negative_ids: got None"),
+        (lambda: REMILoss()(*make(), step=1), "step: got one"),
+        (lambda: REMILoss(num_negatives=3)(*make(), step=1), "negative_ids: got ids"),
+        (lambda: REMILoss(num_negatives=3)(*make()[:3]), "step: got None"),
+        (lambda: drawn(step=2**32), "step must be in"),
+        (lambda: drawn(step=torch.zeros(2, dtype=torch.long)), r"step: got \(2,\) torch.int64"),
+        (lambda: drawn(step=torch.tensor(1.0)), "step: got .* torch.float32"),
+        (lambda: drawn(seed=-1), "seed must be in"),
+        (lambda: drawn(num_negatives=-1), "num must be in"),
         (lambda: F.routing_regularizer(torch.zeros(2, 3), 4), r"shape \(2, 3\)"),
         (lambda: F.ihn_loss(*[torch.zeros(2, 3)] * 3, beta=1, backend="cuda"), "cuda"),
         (lambda: F.sample_negatives(3, 1, seed=0, step=0), "num_items must be"),
