@@ -29,7 +29,9 @@ def ihn_loss(
     if num_negatives == 0:  # nothing to compare with
         return (query * target).sum(dim=1) * 0 + negatives.sum() * 0
     scores = query @ negatives.T
-    proposal = torch.zeros_like(scores) if log_q is None else log_q.to(scores).expand_as(scores)
+    proposal = torch.zeros_like(scores)
+    if log_q is not None:
+        proposal = log_q.detach().to(scores).expand_as(scores)
     empty = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
     if target_ids is not None and negative_ids is not None:
         same = target_ids[:, None] == negative_ids[None, :]
@@ -44,7 +46,7 @@ def ihn_loss(
         log_mean_exp = log_mean_exp - torch.logsumexp(beta * scores - proposal, dim=1)
     target_score = (query * target).sum(dim=1)
     if target_log_q is not None:
-        target_score = target_score - target_log_q.to(scores)
+        target_score = target_score - target_log_q.detach().to(scores)
     scale = math.log(num_negatives) if log_scale is None else log_scale
     loss = torch.nn.functional.softplus(log_mean_exp + scale - target_score)
     return torch.where(empty, torch.zeros_like(loss), loss)

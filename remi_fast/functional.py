@@ -61,7 +61,8 @@ def ihn_loss(
         beta: hardness, >= 0.
         detach_weights: treat the importance weights as constants.
         log_q: (N,) log-probability of each negative under the proposal; None is uniform.
-        target_log_q: (B,) subtracted from the target's score (the logQ correction).
+        target_log_q: (B,) subtracted from the target's score (the logQ correction). Both log q are
+            constants: no gradient reaches them.
         log_scale: log of the number of items the sum stands for; log N if None.
         target_ids, negative_ids: (B,) and (N,) item ids; a negative equal to the row's target is
             left out, and a row with no negative left has loss 0.
