@@ -248,4 +248,12 @@ def _of_table(ids: Tensor, rows: Tensor, table: Tensor, sparse: bool) -> Tensor:
     return torch.ops.aten.embedding_dense_backward(rows, ids, len(table), -1, False)
 
 
+def _refuse(_ctx: Any, *_: Any) -> None:
+    raise RuntimeError(
+        "the gradient of the IHN loss by backend 'triton' cannot be differentiated again: "
+        "backend 'reference' can"
+    )
+
+
 _ihn_loss.register_autograd(_differentiate, setup_context=_keep)
+_ihn_loss_backward.register_autograd(_refuse)
