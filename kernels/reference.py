@@ -48,7 +48,8 @@ def ihn_loss(
     if target_log_q is not None:
         target_score = target_score - target_log_q.detach().to(scores)
     scale = math.log(num_negatives) if log_scale is None else log_scale
-    loss = torch.nn.functional.softplus(log_mean_exp + scale - target_score)
+    margin = log_mean_exp + scale - target_score
+    loss = torch.nn.functional.softplus(margin, threshold=40)  # torch's 20 is too rough in float64
     return torch.where(empty, torch.zeros_like(loss), loss)
 
 

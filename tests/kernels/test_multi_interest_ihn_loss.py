@@ -11,8 +11,8 @@ import remi_fast.functional as F
 from remi_fast.kernels import reference
 from remi_fast.kernels.multi_interest_ihn_loss import multi_interest_ihn_loss_rows
 from tests.device import DEVICE
-from tests.kernels.errors import with_gradients
-from tests.kernels.test_ihn_loss import shape_triton
+from tests.kernels.errors import with_gradients, within_budget
+from tests.kernels.test_ihn_loss import poisoned_memory, shape_triton
 
 BACKENDS = ["native", "triton"]
 
@@ -20,6 +20,8 @@ BACKENDS = ["native", "triton"]
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     shape_triton(monkeypatch)
+    with poisoned_memory():
+        yield
 
 
 def make(batch, interests, dim, items, places, *, seed=0, dtype=torch.float64):
@@ -78,21 +80,140 @@ def test_matches_float64_autograd(backend, batch, interests, dim, places, sparse
 
 
 @given(
-    batch=st.integers(1, 20),
-    interests=st.integers(1, 16),
-    dim=st.integers(1, 40),
-    items=st.integers(2, 60),
-    places=st.integers(1, 30),
+    batch=st.sampled_from([1, 2, 3, 17]),
+    interests=st.sampled_from([1, 2, 5, 16]),
+    dim=st.integers(1, 33),
+    items=st.integers(2, 40),
+    places=st.integers(1, 20),
     count=st.integers(1, 40),
     beta=st.sampled_from([0.0, 0.1, 0.37, 1.0]),
+    masked=st.booleans(),
+    proposal=st.booleans(),
+    detach=st.booleans(),
     seed=st.integers(0, 2**20),
 )
-@settings(max_examples=25, deadline=None, derandomize=True)
-def test_any_shape(batch, interests, dim, items, places, count, beta, seed):
+@settings(max_examples=15, deadline=None, derandomize=True)
+def test_any_shape_with_any_options(
+    batch, interests, dim, items, places, count, beta, masked, proposal, detach, seed
+):
+    """Ids repeat, and among them is that of the padding row."""
     floats, targets = make(batch, interests, dim, items, places, seed=seed)
     generator = torch.Generator().manual_seed(seed)
-    negatives = torch.randint(1, items, (count,), generator=generator).to(DEVICE)
-    agree("triton", floats, targets, negatives, {"beta": beta})
+    negatives = torch.randint(0, items, (count,), generator=generator).to(DEVICE)
+    options = {"beta": beta, "detach_weights": detach}
+    if proposal:
+        options["log_q"] = torch.randn(count, generator=generator, dtype=torch.float64).to(DEVICE)
+        options["target_log_q"] = torch.randn(batch, generator=generator).to(floats[0])
+        options["log_scale"] = math.log(items)
+    ids = {"target_ids": targets, "negative_ids": negatives} if masked else None
+    agree("triton", floats, targets, negatives, options, ids, mask_hits=masked)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_gradcheck(beta):
+    floats, targets = make(1, 2, 2, 3, 2)
+
+    def losses(interests, table, routing):
+        return F.multi_interest_ihn_loss(
+            interests, targets, table, torch.tensor([0, 2, 2], device=DEVICE), routing=routing,
+            beta=beta, backend="triton",
+        )[::2]  # fmt: skip
+
+    leaves = [x.requires_grad_() for x in floats]
+    assert torch.autograd.gradcheck(losses, leaves, atol=1e-6, rtol=1e-4, nondet_tol=0.0)
+
+
+def spaced(x, dim):
+    """x as a view with as much again between its neighbours in that dimension."""
+    return torch.stack([x, torch.full_like(x, math.nan)], dim + 1).select(dim + 1, 0)
+
+
+LAYOUTS = {
+    "rows far apart": lambda x: spaced(x, 0),
+    "inner rows far apart": lambda x: spaced(x, x.ndim - 2),
+    "columns far apart": lambda x: spaced(x, x.ndim - 1),
+    "transposed": lambda x: x.mT.contiguous().mT,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("source", ["table", "rows", "catalogue"])
+def test_non_contiguous_inputs(source, layout):
+    floats, targets = make(5, 3, 5, 40, 7)
+    negatives = torch.arange(1, 20, device=DEVICE)
+
+    def losses(interests, table, routing, change):
+        interests, routing = change(interests), change(routing)
+        options = {"beta": 1.0, "routing": routing, "backend": "triton"}
+        if source == "table":
+            results = F.multi_interest_ihn_loss(
+                interests, targets, change(table), negatives, **options
+            )
+        elif source == "catalogue":
+            results = F.full_catalogue_ihn_loss(interests, targets, change(table), **options)
+            return results
+        else:
+            rows = change(table[targets]), change(table[negatives])
+            results = multi_interest_ihn_loss_rows(interests, *rows, **options)
+        return results[::2]
+
+    plain = with_gradients(lambda *x: losses(*x, lambda y: y), floats)
+    strided = with_gradients(lambda *x: losses(*x, LAYOUTS[layout]), floats)
+    for one, other in zip(strided, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dim", [6, 200])
+def test_error_budget(dtype, dim):
+    floats, targets = make(9, 4, dim, 30, 20)
+    floats[0], floats[1] = floats[0] / dim**0.25, floats[1] / dim**0.25
+    floats = [x.to(dtype) for x in floats]
+    negatives = torch.arange(1, 30, device=DEVICE)
+
+    def ours(interests, table, routing):
+        target, others = table[targets], table[negatives]
+        return multi_interest_ihn_loss_rows(
+            interests, target, others, routing, beta=1.0, backend="triton"
+        )[::2]
+
+    def exact(interests, table, routing):
+        return formula(interests, table, routing, targets, negatives, beta=1.0)[:2]
+
+    truth = with_gradients(exact, [x.double() for x in floats])
+    mine = with_gradients(ours, floats)
+    within_budget(mine, with_gradients(exact, floats), truth)
+    assert mine[0].dtype == mine[1].dtype == torch.float32
+    torch.testing.assert_close(mine[0].double(), truth[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(mine[1].double(), truth[1], rtol=1e-5, atol=0)
+
+
+def test_routing_gradient_is_rounded_to_nearest():
+    (interests, table, routing), _ = make(4, 3, 5, 30, 40, dtype=torch.bfloat16)
+    weights = routing.detach().requires_grad_()
+    rows = table[:4], table[4:]
+    multi_interest_ihn_loss_rows(interests, *rows, weights, beta=1.0, backend="triton")[
+        2
+    ].sum().backward()
+    exact = routing.float().requires_grad_()
+    reference.routing_regularizer(exact, 5).sum().backward()
+    error = (weights.grad.float() - exact.grad).abs()
+    assert (error <= exact.grad.abs() * 2**-8 * 1.01).all()
+
+
+def test_same_bits_every_time():
+    floats, targets = make(2, 2, 5, 30, 4, dtype=torch.float32)
+    negatives = torch.arange(1, 20, device=DEVICE) % 7
+
+    def losses(interests, table, routing):
+        return F.multi_interest_ihn_loss(
+            interests, targets, table, negatives, routing=routing, beta=1.0, backend="triton"
+        )[::2]
+
+    first = with_gradients(losses, floats)
+    for _ in range(50):
+        for one, other in zip(first, with_gradients(losses, floats), strict=True):
+            assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
