@@ -5,7 +5,7 @@ import torch
 
 import remi_fast.functional as F
 from remi_fast import REMILoss
-from remi_fast.kernels import ihn_loss_op, reference
+from remi_fast.kernels import ihn_loss_launch, ihn_loss_op, reference
 from tests.device import DEVICE
 from tests.kernels.errors import with_gradients, within_budget
 from tests.kernels.test_ihn_loss import shape_triton
@@ -194,8 +194,10 @@ def test_autocast_takes_mixed_dtypes_and_gives_gradients_in_them():
     with torch.autocast(DEVICE, torch.bfloat16):
         loss = total(half, *others)
     assert loss.dtype == torch.float32
-    for leaf, gradient in zip(leaves, torch.autograd.grad(loss, leaves), strict=True):
+    gradients = torch.autograd.grad(loss, leaves)
+    for leaf, gradient in zip(leaves, gradients, strict=True):
         assert gradient.dtype == leaf.dtype and gradient.shape == leaf.shape
+    assert not torch.equal(gradients[1], gradients[1].bfloat16()), "rounded on the way"
 
 
 @pytest.mark.parametrize("backend", ["native", "reference"])
@@ -222,6 +224,21 @@ def test_loss_without_gradients(function, mode):
         with mode():
             loss = function(*inputs)
     assert not loss.requires_grad and torch.equal(loss, expected.detach())
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_dtype_and_sums_that_the_kernels_are_asked_for(monkeypatch, wanted):
+    """Autocast's dtype, though the interpreter does not round to it; slopes only if wanted."""
+    asked = []
+    original = ihn_loss_launch.outputs
+    monkeypatch.setattr(
+        ihn_loss_launch, "outputs", lambda *args: asked.append(args[-2:]) or original(*args)
+    )
+    with torch.set_grad_enabled(wanted):
+        total(*make())
+        with torch.autocast(DEVICE, torch.bfloat16):
+            total(*make())
+    assert asked == [(torch.float32, wanted), (torch.bfloat16, wanted)]
 
 
 @pytest.mark.parametrize("function", [total, against_catalogue, of_rows])
