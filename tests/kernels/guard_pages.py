@@ -1,0 +1,129 @@
+"""Every tensor of every launch between two pages that may not be touched; see test_memory_safety.
+
+`python -m tests.kernels.guard_pages loss` runs the loss over odd shapes; `control` reads one
+element too many, and has to die of it.
+"""
+
+import ctypes
+import mmap
+import os
+import sys
+
+os.environ["TRITON_INTERPRET"] = "1"  # on a GPU machine, too: only the CPU has pages to guard
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+
+import remi_fast.functional as F
+from remi_fast.kernels import ihn_loss_launch, negatives, runtime
+from remi_fast.kernels.multi_interest_ihn_loss import multi_interest_ihn_loss_rows
+from tests.kernels.test_ihn_loss import shape_triton
+
+PAGE = mmap.PAGESIZE
+_PROT_NONE = 0
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def guarded(x, at_end):
+    """A copy of x that ends right before, or starts right after, a forbidden page."""
+    if x.numel() == 0:
+        return x
+    span = 1 + sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
+    size = span * x.element_size()
+    pages = -(-size // PAGE)
+    region = mmap.mmap(-1, (pages + 2) * PAGE)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(region))
+    for page in (0, pages + 1):
+        if _libc.mprotect(ctypes.c_void_p(address + page * PAGE), PAGE, _PROT_NONE):
+            raise OSError(ctypes.get_errno(), "mprotect")
+    offset = PAGE + (pages * PAGE - size if at_end else 0)
+    elements = torch.frombuffer(region, dtype=x.dtype, count=span, offset=offset)
+    return elements.as_strided(x.shape, x.stride()).copy_(x)
+
+
+def guard_launches(at_end, monkeypatch):
+    """Let every kernel work on guarded copies of its tensors."""
+
+    def launch(kernel, grid, *arguments, **options):
+        tensors = [x for x in arguments if isinstance(x, torch.Tensor)]
+        copies = {id(x): guarded(x.detach(), at_end) for x in tensors}
+        runtime.launch(kernel, grid, *(copies.get(id(x), x) for x in arguments), **options)
+        for x in tensors:
+            x.detach().copy_(copies[id(x)])
+
+    for module in (ihn_loss_launch, negatives):
+        monkeypatch.setattr(module, "launch", launch, raising=False)
+
+
+def cases():
+    """(batch, interests, dim, places, negatives): odd sizes, tiles of 16 that are not full."""
+    for source in ("rows", "table", "drawn", "catalogue"):
+        yield (1, 1, 1, 1, 1), source
+        yield (3, 3, 5, 7, 21), source
+    yield (17, 2, 33, 7, 16), "table"
+    yield (2, 5, 16, 300, 3), "rows"
+
+
+def run(sizes, source):
+    """Loss and gradients of one problem."""
+    batch, interests, dim, places, count = sizes
+    generator = torch.Generator().manual_seed(1)
+    items = count + 2
+    shapes = ((batch, interests, dim), (items, dim), (batch, interests, places))
+    users, table, routing = (torch.randn(s, generator=generator).requires_grad_() for s in shapes)
+    target_ids = torch.randint(1, items, (batch,), generator=generator)
+    negative_ids = torch.randint(1, items, (count,), generator=generator)
+    options = {"routing": routing, "beta": 1.0, "backend": "triton"}
+    leaves = [users, table, routing]
+    log_q = {"log_q": torch.arange(count) / 9, "target_log_q": torch.arange(batch) / 9}
+    if source == "rows":
+        target, rows = (
+            torch.randn(n, dim, generator=generator).requires_grad_() for n in (batch, count)
+        )
+        ids = {"target_ids": target_ids, "negative_ids": negative_ids}
+        leaves = [users, target, rows, routing]
+        loss, _, rr = multi_interest_ihn_loss_rows(users, target, rows, **options, **ids)
+    elif source == "table":
+        ids = (target_ids.int(), table, negative_ids.int())
+        loss, _, rr = F.multi_interest_ihn_loss(users, *ids, mask_hits=True, **options, **log_q)
+    elif source == "drawn":
+        draw = {"num_negatives": count, "step": torch.tensor(3)}
+        loss, _, rr = F.multi_interest_ihn_loss(users, target_ids, table, **draw, **options)
+    else:
+        loss, _, rr = F.full_catalogue_ihn_loss(users, target_ids, table, **options)
+    weights = torch.linspace(1, 2, 2 * batch)[::2]  # a gradient with a stride
+    return loss, rr, *torch.autograd.grad([loss, rr], leaves, [weights, weights])
+
+
+def run_all():
+    for sizes, source in cases():
+        results = []
+        for at_end in (True, False):
+            print(sizes, source, "end" if at_end else "start", flush=True)  # noqa: T201
+            with pytest.MonkeyPatch.context() as patch:
+                guard_launches(at_end, patch)
+                results.append(run(sizes, source))
+        for one, other in zip(*results, strict=True):
+            assert torch.equal(one, other)
+
+
+@triton.jit
+def _sum_kernel(x_ptr, out_ptr, n, BLOCK: tl.constexpr):
+    index = tl.arange(0, BLOCK)
+    tl.store(out_ptr, tl.sum(tl.load(x_ptr + index, mask=index <= n, other=0.0)))  # one too many
+
+
+def control():
+    with pytest.MonkeyPatch.context() as patch:
+        guard_launches(True, patch)
+        print("reading too much", flush=True)  # noqa: T201
+        ihn_loss_launch.launch(_sum_kernel, (1,), torch.ones(5), torch.empty(1), 5, BLOCK=8)
+
+
+if __name__ == "__main__":
+    with pytest.MonkeyPatch.context() as tiles:
+        shape_triton(tiles)
+        {"loss": run_all, "control": control}[sys.argv[1]]()
+    print("done", flush=True)  # noqa: T201
