@@ -15,7 +15,13 @@ setup(
             depends=sorted(glob("csrc/*.hpp")),
             cxx_std=17,
             # No contraction, so that the result does not depend on the instruction set.
-            extra_compile_args=["-O3", "-ffp-contract=off", "-fno-math-errno", "-pthread"],
+            extra_compile_args=[
+                "-O3",
+                "-ffp-contract=off",
+                "-fno-math-errno",
+                "-pthread",
+                "-Wno-psabi",  # notes on vectors in calls, which are all inlined
+            ],
             extra_link_args=["-pthread"],
         )
     ],

@@ -8,6 +8,7 @@
 
 void register_loader(pybind11::module_& m);
 void register_adam(pybind11::module_& m);
+void register_ihn_loss(pybind11::module_& m);
 void register_self_attentive(pybind11::module_& m);
 
 // A contiguous NumPy array of exactly this type; anything else is refused, never converted.

@@ -1,5 +1,6 @@
 """Which implementation of an operation runs: `backend` is a name, never a silent fallback."""
 
+import functools
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -45,3 +46,18 @@ def choose(
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     """A region where autocast leaves dtypes alone."""
     return torch.autocast(device.type, enabled=False)
+
+
+def first_derivative_only(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorates the backward of an autograd.Function: a second derivative is an error, not 0."""
+
+    @functools.wraps(backward)
+    def checked(ctx: Any, *gradients: Any) -> Any:
+        if torch.is_grad_enabled():  # only under create_graph=True
+            raise RuntimeError(
+                "remi-fast's closed-form gradients have no second derivative "
+                "(got create_graph=True); backend='reference' has"
+            )
+        return backward(ctx, *gradients)
+
+    return checked

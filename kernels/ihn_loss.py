@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import ihn_loss_native, reference
+from . import multi_interest_ihn_loss_native as whole
 from .dispatch import choose, full_precision
 
 MAX_TRITON_DIM = 256
@@ -121,7 +122,11 @@ def check_options(
 
 def _native(query: Tensor, target: Tensor, negatives: Tensor, **options: Any) -> Tensor:
     with full_precision(query.device):
-        return ihn_loss_native.ihn_loss(*map(widened, (query, target, negatives)), **options)
+        query, target, negatives = map(widened, (query, target, negatives))
+        if whole.can_take(query, target, negatives):
+            users = query.unsqueeze(1)
+            return whole.multi_interest_ihn_loss_rows(users, target, negatives, None, **options)[0]
+        return ihn_loss_native.ihn_loss(query, target, negatives, **options)
 
 
 def _reference(query: Tensor, target: Tensor, negatives: Tensor, **options: Any) -> Tensor:

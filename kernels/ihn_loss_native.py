@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from .dispatch import first_derivative_only
 
 TILE_ELEMENTS = 1 << 18  # scores worked on at a time: one megabyte, which stays in the cache
 
@@ -85,7 +86,7 @@ class _IHNLoss(torch.autograd.Function):
         return torch.nn.functional.softplus(margin)
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         query, target, negatives, maximum, hard_sum, weight_sum, margin, *kept = ctx.saved_tensors
         options: _Options = ctx.options

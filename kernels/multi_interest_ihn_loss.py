@@ -1,5 +1,5 @@
 """The loss of a multi-interest model: choose each user's interest, its IHN loss, the routing
-regularizer. Triton does it in one operation, the other backends in three.
+regularizer. Triton and C++ do it in one operation, PyTorch in three.
 """
 
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import multi_interest_ihn_loss_native as whole
 from .dispatch import choose, full_precision
 from .ihn_loss import check, check_options, ihn_loss, too_wide, widened
 from .negatives import sample_negatives
@@ -41,10 +42,13 @@ def multi_interest_ihn_loss_rows(
 
     def in_parts(name: str) -> Losses:
         with full_precision(interests.device):
-            users, wanted = widened(interests), widened(target)
+            users, wanted, rows = map(widened, (interests, target, negatives))
+            weights = None if routing is None else widened(routing)
+            if name == "native" and whole.can_take(users, wanted, rows, weights):
+                return whole.multi_interest_ihn_loss_rows(users, wanted, rows, weights, **options)
             query, chosen = select_interest(users, wanted)
-            loss = ihn_loss(query, wanted, widened(negatives), backend=name, **options)
-            rr = None if routing is None else routing_regularizer(widened(routing), dim)
+            loss = ihn_loss(query, wanted, rows, backend=name, **options)
+            rr = None if weights is None else routing_regularizer(weights, dim)
         return loss, chosen, rr
 
     return run_backend(backend, interests, by_triton, in_parts)

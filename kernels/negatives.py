@@ -75,6 +75,13 @@ def check_draw(
         raise ValueError(f"step: got a tensor on {step.device}, expected it on {device}")
 
 
+def importance(log_q: Tensor | None) -> Tensor | None:
+    """1 / q up to a common factor, which the difference of the two log-sum-exps cancels."""
+    if log_q is None or len(log_q) == 0:
+        return None
+    return torch.exp(log_q.detach().min() - log_q.detach())
+
+
 def _triton(
     num: int, num_items: int, seed: int, step: int | Tensor, device: torch.device
 ) -> Tensor:

@@ -5,10 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from . import reference
-from .dispatch import choose
+from .dispatch import choose, first_derivative_only
 from .native import C
 
 
@@ -58,7 +57,7 @@ class _SelfAttentive(torch.autograd.Function):
         return routing @ history, routing
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(
         ctx: Any, grad_interests: Tensor, grad_routing: Tensor
     ) -> tuple[Tensor | None, ...]:

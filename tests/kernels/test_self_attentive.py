@@ -110,3 +110,11 @@ def test_native_code_refuses_other_dtypes_and_shapes():
         C.tanh_project(good.astype("float64"), good, good)
     with pytest.raises(ValueError, match="projection"):
         C.tanh_project(good, good[:, :2].copy(), good)
+
+
+def test_second_derivative_is_an_error():
+    inputs, lengths = make(3, 4, 5, 2)
+    leaves = [x.requires_grad_() for x in inputs]
+    interests, _ = self_attentive_extractor(leaves[0], lengths, *leaves[1:], backend="native")
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(interests.sum(), leaves, create_graph=True)
