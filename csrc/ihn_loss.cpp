@@ -11,7 +11,7 @@
 #include "thread_pool.hpp"
 
 // Products of matrices want fused multiply-adds. So the bits of this file depend on the
-// instruction set, as those of torch's own products do, but never on the number of threads.
+// instruction set, as those of any matrix product do, but never on the number of threads.
 #pragma GCC optimize("fp-contract=fast")
 
 namespace {
@@ -51,7 +51,7 @@ REMI_INLINE float dot(const float* a, const float* b, int64_t dim) {
     return total;
 }
 
-// The interest with the largest inner product with the target; as in torch.argmax the first of
+// The interest with the largest inner product with the target; as in an argmax, the first of
 // equal ones, and NaN before any number.
 template <class V>
 REMI_INLINE int64_t nearest_interest(const IhnInputs& in, int64_t user, float* score) {

@@ -43,7 +43,7 @@ struct IhnGradients {  // each may be null
     float* routing;    // (B, K, L)
 };
 
-bool ihn_loss_available();  // on this machine: elsewhere torch's own products are faster
+bool ihn_loss_available();  // on this machine: elsewhere other products of matrices are faster
 bool ihn_loss_can_keep_roots(const IhnInputs&);
 void ihn_loss_forward(const IhnInputs&, const IhnOutputs&);
 void ihn_loss_backward(const IhnInputs&, const IhnSaved&, const IhnGradients&);
