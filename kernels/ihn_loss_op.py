@@ -219,7 +219,8 @@ def _keep(
 def _differentiate(
     ctx: Any, grad_loss: Tensor | None, _chosen: Any, grad_rr: Tensor | None, *_: Any
 ) -> tuple[Tensor | None, ...]:
-    interests, target, negatives, _, target_ids, negative_ids, *_ = ctx.saved_tensors
+    saved = ctx.saved_tensors  # once: checkpointing makes them again at each reading
+    _, _, negatives, _, target_ids, negative_ids, *_ = saved
     through_loss = grad_loss is not None
     needs = ctx.needs_input_grad
     rows_are_target = ctx.options["source"] != "catalogue"  # there they are part of the table's
@@ -229,9 +230,7 @@ def _differentiate(
         through_loss and needs[2],
         grad_rr is not None and needs[3],
     ]
-    gradients = _ihn_loss_backward(
-        *ctx.saved_tensors, grad_loss, grad_rr, wanted=wanted, **ctx.options
-    )
+    gradients = _ihn_loss_backward(*saved, grad_loss, grad_rr, wanted=wanted, **ctx.options)
     found = [g if want else None for g, want in zip(gradients, wanted, strict=True)]
     if ctx.options["source"] == "table" and wanted[2]:
         ids = torch.cat([target_ids.long(), negative_ids.long()])

@@ -6,7 +6,9 @@
 name that cannot run is a ValueError, never a silent fallback. Half precision inputs are summed in
 float32, and their losses are float32. Under autocast "triton" multiplies in autocast's dtype, the
 others in float32. On a GPU "triton" never waits for the device and can be captured in a CUDA graph;
-it gives a NaN loss where torch's own indexing would stop the GPU: at an id outside the table.
+it gives a NaN loss where torch's own indexing would stop the GPU: at an id outside the table. It
+works under torch.compile without a graph break, activation checkpointing and DDP. Only "reference"
+has second derivatives; the others raise RuntimeError.
 """
 
 import torch
