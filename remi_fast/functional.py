@@ -234,7 +234,7 @@ def sample_negatives(
         num: how many, N.
         num_items: I, with the padding row 0, which is never drawn.
         seed: 64-bit seed.
-        step: training step, < 2^32, or a tensor of one int64.
+        step: training step, < 2^32, or a tensor of one int64 (which "triton" reads on `device`).
         sampler: "uniform", with replacement.
         device: where the ids are wanted; on a GPU "triton" draws them there.
         backend: see the module.

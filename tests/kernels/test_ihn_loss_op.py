@@ -1,5 +1,7 @@
 """The Triton loss as PyTorch operators: opcheck, torch.compile, autocast, second derivatives."""
 
+from itertools import combinations
+
 import pytest
 import torch
 
@@ -194,10 +196,10 @@ def test_autocast_takes_mixed_dtypes_and_gives_gradients_in_them():
     with torch.autocast(DEVICE, torch.bfloat16):
         loss = total(half, *others)
     assert loss.dtype == torch.float32
-    gradients = torch.autograd.grad(loss, leaves)
-    for leaf, gradient in zip(leaves, gradients, strict=True):
+    found = torch.autograd.grad(loss, leaves)
+    for leaf, gradient in zip(leaves, found, strict=True):
         assert gradient.dtype == leaf.dtype and gradient.shape == leaf.shape
-    assert not torch.equal(gradients[1], gradients[1].bfloat16()), "rounded on the way"
+    assert not torch.equal(found[1], found[1].bfloat16()), "rounded on the way"
 
 
 @pytest.mark.parametrize("backend", ["native", "reference"])
@@ -224,6 +226,25 @@ def test_loss_without_gradients(function, mode):
         with mode():
             loss = function(*inputs)
     assert not loss.requires_grad and torch.equal(loss, expected.detach())
+
+
+@pytest.mark.parametrize("function", [total, against_catalogue, of_rows])
+def test_gradients_of_any_subset_of_inputs(function):
+    inputs = make()
+    places = (0, 2, 4)  # interests, table, routing
+    full = dict(zip(places, gradients(function, inputs)[1:], strict=True))
+    for subset in (s for n in (1, 2) for s in combinations(places, n)):
+        some = [x.detach() for x in inputs]
+        leaves = [some[i].requires_grad_() for i in subset]
+        found = torch.autograd.grad(function(*some), leaves)
+        assert all(torch.equal(g, full[i]) for i, g in zip(subset, found, strict=True))
+
+
+@pytest.mark.parametrize("function", [total, against_catalogue])
+def test_same_bits_every_time(function):
+    first = gradients(function, make())
+    for _ in range(50 if DEVICE == "cuda" else 5):  # the interpreter has no races to lose
+        assert all(map(torch.equal, first, gradients(function, make())))
 
 
 @pytest.mark.parametrize("wanted", [True, False])
