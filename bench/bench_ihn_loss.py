@@ -1,43 +1,60 @@
-"""IHN loss, forward and backward: native, the autograd formula, and that under torch.compile."""
+"""The loss, forward and backward, beside its peers; correctness first.
+
+On a GPU a round is many replays of one CUDA graph, and `extra_info` has the time by CUDA events.
+"""
 
 import pytest
 import torch
 
-from remi_fast.kernels import reference
-from remi_fast.kernels.ihn_loss import ihn_loss
-from remi_fast.training.trainer import set_threads
+from bench.loss_contestants import contestants, make_inputs, truth
+from bench.loss_in_turns import (
+    DEVICE,
+    PRECISIONS,
+    TOLERANCE,
+    captured,
+    error,
+    make_run,
+    peak_memory,
+    set_threads,
+    sizes,
+)
+from bench.turns import measure
 
-SIZES = [(128, 1280), (1024, 10_240)]
-DIM = 64
+SIZES = {str(size): size for size in (*sizes(catalogue=False), *sizes(catalogue=True))}
+NAMES = {size: contestants(SIZES[size], DEVICE) for size in SIZES}
+CASES = [
+    pytest.param(size, name, precision, id=f"{size}-{precision}-{name}")
+    for size in SIZES
+    for precision in (PRECISIONS if DEVICE == "cuda" else ["float32"])
+    for name in NAMES[size]
+]
+REPLAYS = 100 if DEVICE == "cuda" else 1
 
 
-def inputs(batch, negatives):
-    generator = torch.Generator().manual_seed(0)
-    shapes = ((batch, DIM), (batch, DIM), (negatives, DIM))
-    return [torch.randn(*s, generator=generator).mul_(0.5).requires_grad_() for s in shapes]
+@pytest.mark.parametrize("size, name, precision", CASES)
+def test_ihn_loss(benchmark, size, name, precision):
+    benchmark.group = f"ihn-loss-{size}-{precision}"
+    set_threads()
+    dtype, torch_precision = PRECISIONS[precision]
+    torch.set_float32_matmul_precision(torch_precision)
+    inputs = make_inputs(SIZES[size], DEVICE, dtype)
+    run = make_run(NAMES[size][name], inputs)
+    try:
+        found = run()
+    except Exception as reason:
+        if name.startswith("remi-fast"):
+            raise
+        pytest.skip(f"{name} cannot: {reason}")
+    assert error(found, truth(name, inputs)) <= TOLERANCE[precision]
+    benchmark.extra_info["peak_bytes"] = peak_memory(run)
+    replay, is_graph = captured(run)
+    if DEVICE == "cuda":
+        benchmark.extra_info |= {"cuda_graph": is_graph, "events_ms": measure(replay, 0.3)}
 
+    def repeat():
+        for _ in range(REPLAYS):
+            replay()
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
 
-CONTESTANTS = {
-    "native": lambda *x, beta: ihn_loss(*x, beta=beta, backend="native"),
-    "autograd": reference.ihn_loss,
-    "autograd-compiled": torch.compile(reference.ihn_loss),
-}
-
-
-@pytest.mark.parametrize("batch, negatives", SIZES)
-@pytest.mark.parametrize("beta", [0.0, 1.0], ids=["plain", "ihn"])
-@pytest.mark.parametrize("name", CONTESTANTS)
-def test_ihn_loss(benchmark, name, beta, batch, negatives):
-    benchmark.group = f"ihn-loss-{'ihn' if beta else 'plain'}-{batch}x{negatives}"
-    set_threads(0)
-    loss, given = CONTESTANTS[name], inputs(batch, negatives)
-
-    def step():
-        value = loss(*given, beta=beta)
-        return torch.autograd.grad(value.mean(), given)
-
-    truth = reference.ihn_loss(*(x.double() for x in given), beta=beta).mean()
-    expected = torch.autograd.grad(truth, given)
-    for mine, true in zip(step(), expected, strict=True):
-        torch.testing.assert_close(mine, true.to(mine), rtol=1e-3, atol=1e-6)
-    benchmark.pedantic(step, rounds=20, iterations=3, warmup_rounds=2)
+    benchmark.pedantic(repeat, rounds=9, iterations=1, warmup_rounds=1)

@@ -7,8 +7,6 @@ First the losses and the tables after one step are compared on the same batch.
 """
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +15,7 @@ import torch
 from bench import results
 from bench.generated import sequences, spans
 from bench.peers import EagerModel, python_iterator
+from bench.turns import compared, show, take_turns
 from remi_fast.config import Config, LossConfig
 from remi_fast.data.loader import BatchLoader
 from remi_fast.kernels.negatives import sample_negatives
@@ -145,15 +144,6 @@ def check(data: Data, config: Config) -> dict[str, float]:
     return found
 
 
-def measure(run: Callable[[], None], seconds: float) -> float:
-    """Milliseconds a step, over at least 2 steps and `seconds`."""
-    steps, start = 0, time.perf_counter()
-    while steps < 2 or time.perf_counter() - start < seconds:
-        run()
-        steps += 1
-    return 1e3 * (time.perf_counter() - start) / steps
-
-
 def main() -> None:
     """Check, warm up, take turns, print and save."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -167,25 +157,9 @@ def main() -> None:
     checked = check(data, config)
     print("checked on one batch:", checked)
     runs = contestants(data, config)
-    for run in runs.values():
-        measure(run, ROUND_SECONDS)
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(arguments.rounds):
-        for name, run in runs.items():
-            times[name].append(measure(run, ROUND_SECONDS))
-    first = next(iter(times))
-    table = {}
-    print(
-        f"{'contestant':<36}{'ms/step':>9}{'(min':>9} .. max){'x ' + first:>18}{'(min':>8} .. max)"
-    )
-    for name, values in times.items():
-        ratios = [value / ours for value, ours in zip(values, times[first], strict=True)]
-        middle, ratio = statistics.median(values), statistics.median(ratios)
-        table[name] = {"ms_per_step": values, "median": middle, "ratio": ratio}
-        print(
-            f"{name:<36}{middle:>9.2f}{min(values):>9.2f} .. {max(values):<8.2f}"
-            f"{ratio:>12.2f}{min(ratios):>9.2f} .. {max(ratios):.2f}"
-        )
+    first = next(iter(runs))
+    table = compared(take_turns(runs, arguments.rounds, ROUND_SECONDS), first)
+    show(table, first)
     if arguments.save:
         print(results.save(arguments.save, {"options": vars(arguments), "check": checked} | table))
 

@@ -3,18 +3,20 @@
 import os
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before the first import of triton
 
-from remi_fast.data.prepare import PrepareSettings, prepare
+# Imported where used, below: the kernels' tests also run on a GPU machine with little more than
+# torch, triton and NumPy.
 
 
 def interactions(users=300, topics=8, items_per_topic=12, seed=0):
     """Two topics a user; raw item ids are text, raw user ids are not 0..n."""
+    import polars as pl
+
     generator = np.random.default_rng(seed)
     rows = []
     for user in range(users):
@@ -35,5 +37,7 @@ def raw_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def dataset(raw_file, tmp_path_factory):
+    from remi_fast.data.prepare import PrepareSettings, prepare
+
     out = tmp_path_factory.mktemp("prepared") / "data"
     return prepare([raw_file], out, PrepareSettings())

@@ -1,0 +1,220 @@
+"""The loss as others compute it: written from the formulas, and two libraries if they are there.
+
+Every contestant is a function of `LossInputs` to the mean loss of the batch. "plain" ones compute
+the sampled softmax (beta 0, no routing regularizer), the others REMI (IHN + RR).
+"""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+import remi_fast.functional as F
+from remi_fast.kernels import ihn_loss_native, reference
+from remi_fast.kernels.multi_interest_ihn_loss import multi_interest_ihn_loss_rows
+from remi_fast.losses import total_loss
+
+
+@dataclass(frozen=True)
+class Size:
+    """A batch of `batch` users and what it is compared with."""
+
+    batch: int
+    negatives: int  # sampled; or the whole catalogue without its padding row
+    dim: int = 64
+    interests: int = 4
+    places: int = 20
+    beta: float = 1.0
+    rr_lambda: float = 100.0
+    catalogue: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.batch}x{self.negatives}" + ("-catalogue" if self.catalogue else "")
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    """interests (B, K, d), target (B, d), negatives (N, d), routing (B, K, L); target_ids (B,).
+
+    Of a catalogue `negatives` is the table (I, d) with its padding row, and `target` is unused.
+    """
+
+    size: Size
+    interests: Tensor
+    target: Tensor
+    negatives: Tensor
+    routing: Tensor
+    target_ids: Tensor
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """What the loss is differentiated by."""
+        return [self.interests, self.target, self.negatives, self.routing]
+
+    def to(self, dtype: torch.dtype) -> "LossInputs":
+        """New leaves of that dtype."""
+        leaves = [x.detach().to(dtype, copy=True).requires_grad_() for x in self.leaves]
+        return LossInputs(self.size, *leaves, self.target_ids)
+
+    def plain(self) -> "LossInputs":
+        """The same leaves, for the sampled softmax."""
+        return replace(self, size=replace(self.size, beta=0.0, rr_lambda=0.0))
+
+
+def make_inputs(size: Size, device: str, dtype: torch.dtype) -> LossInputs:
+    """Normal numbers, scores of standard deviation 2; the same on every device."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).mul_(0.5)
+
+    rows = size.negatives + size.catalogue
+    routing = normal(size.batch, size.interests, size.places).softmax(dim=2)
+    tensors = (
+        normal(size.batch, size.interests, size.dim),
+        normal(size.batch, size.dim),
+        normal(rows, size.dim),
+        routing,
+    )
+    leaves = [x.to(device, dtype).requires_grad_() for x in tensors]
+    ids = torch.randint(1, rows, (size.batch,), generator=generator).to(device)
+    return LossInputs(size, *leaves, ids)
+
+
+Contestant = Callable[[LossInputs], Tensor]
+
+
+def ours(x: LossInputs) -> Tensor:
+    """remi-fast."""
+    options: dict[str, Any] = {
+        "beta": x.size.beta,
+        "routing": x.routing if x.size.rr_lambda else None,
+    }
+    if x.size.catalogue:
+        loss, _, *rr = F.full_catalogue_ihn_loss(x.interests, x.target_ids, x.negatives, **options)
+    else:
+        loss, _, *rr = multi_interest_ihn_loss_rows(x.interests, x.target, x.negatives, **options)
+    return total_loss(loss, rr[0] if rr else None, x.size.rr_lambda)
+
+
+def _rows(x: LossInputs) -> tuple[Tensor, Tensor, dict[str, object]]:
+    """Target rows, negative rows and options for the formulas that take no table."""
+    if not x.size.catalogue:
+        return x.target, x.negatives, {}
+    ids = torch.arange(1, len(x.negatives), device=x.negatives.device)
+    options = {"target_ids": x.target_ids, "negative_ids": ids}
+    return x.negatives[x.target_ids], x.negatives[1:], options
+
+
+def _with_rr(loss: Tensor, x: LossInputs) -> Tensor:
+    rr = reference.routing_regularizer(x.routing, x.size.dim) if x.size.rr_lambda else None
+    return total_loss(loss, rr, x.size.rr_lambda)
+
+
+def tiles(x: LossInputs) -> Tensor:
+    """The closed form in PyTorch tiles, which the CPU runs where it has no AVX2."""
+    target, negatives, options = _rows(x)
+    query, _ = reference.select_interest(x.interests, target)
+    off = dict.fromkeys(("log_q", "target_log_q", "log_scale", "target_ids", "negative_ids"))
+    loss = ihn_loss_native.ihn_loss(
+        query, target, negatives, beta=x.size.beta, detach_weights=False, **(off | options)
+    )
+    return _with_rr(loss, x)
+
+
+def autograd(x: LossInputs) -> Tensor:
+    """The formula with log-sum-exps, differentiated by autograd: the published loss repaired."""
+    target, negatives, options = _rows(x)
+    query, _ = reference.select_interest(x.interests, target)
+    loss = reference.ihn_loss(query, target, negatives, beta=x.size.beta, **options)
+    return _with_rr(loss, x)
+
+
+def published(x: LossInputs) -> Tensor:
+    """The published way (REMI, RecSys 2023): exponentials and their logarithms written out, one
+    maximum that includes the target, and a look for inf and NaN that waits for the device."""
+    query, _ = reference.select_interest(x.interests, x.target)
+    target_score = (query * x.target).sum(dim=1, keepdim=True)
+    scores = query @ x.negatives.T
+    largest = torch.cat([target_score, scores], dim=1).detach().amax(dim=1, keepdim=True)
+    positive = torch.exp(target_score - largest).squeeze(1)
+    negative = torch.exp(scores - largest)
+    importance = torch.exp(x.size.beta * torch.log(negative))
+    hard = (importance * negative).sum(dim=1) / importance.mean(dim=1)
+    loss = -torch.log(positive / (hard + positive))
+    if torch.isinf(loss).any() or torch.isnan(loss).any():
+        loss = torch.nan_to_num(loss)
+    return _with_rr(loss, x)
+
+
+def cut_cross_entropy(x: LossInputs) -> Tensor:
+    """Cut your losses (Wijmans et al., ICLR 2025), plain softmax: its exact kernel on a GPU, what
+    it offers elsewhere (torch.compile) on a CPU."""
+    from cut_cross_entropy import linear_cross_entropy
+
+    options = {"impl": "torch_compile"}
+    if x.negatives.is_cuda:
+        options = {"impl": "cce", "filter_eps": None}
+    return _of_cross_entropy(
+        x, lambda q, n, y: linear_cross_entropy(q, n, y, reduction="none", **options)
+    )
+
+
+def liger(x: LossInputs) -> Tensor:
+    """Liger's fused linear cross-entropy (Hsu et al., 2024), plain softmax; GPU only."""
+    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+    fused = LigerFusedLinearCrossEntropyLoss(reduction="none")
+    return _of_cross_entropy(x, lambda q, n, y: fused(n, q, y))
+
+
+def _of_cross_entropy(
+    x: LossInputs, cross_entropy: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> Tensor:
+    """The plain loss from somebody's cross-entropy of (query, rows, label): of a catalogue itself,
+    of samples the log-sum-exp with a label that is added back, and the target outside."""
+    target, negatives, _ = _rows(x)
+    query, _ = reference.select_interest(x.interests, target)
+    if x.size.catalogue:
+        return cross_entropy(query, negatives, x.target_ids - 1).mean()
+    label = torch.zeros(len(query), dtype=torch.int64, device=query.device)
+    log_sum_exp = cross_entropy(query, negatives, label) + query @ negatives[0]
+    return softplus(log_sum_exp - (query * target).sum(dim=1)).mean()
+
+
+def contestants(size: Size, device: str) -> dict[str, Contestant]:
+    """By name; what shares torch.compile's own OpenMP comes last (bench/README.md)."""
+    found: dict[str, Contestant] = {
+        "remi-fast": ours,
+        "remi-fast, plain": lambda x: ours(x.plain()),
+        "PyTorch tiles": tiles,
+    }
+    if not size.catalogue:
+        found["published"] = published
+    found |= {"autograd": autograd, "autograd, plain": lambda x: autograd(x.plain())}
+    if device == "cuda" and importlib.util.find_spec("liger_kernel"):
+        found["Liger, plain"] = liger
+    found["autograd, compiled"] = torch.compile(autograd)
+    if importlib.util.find_spec("cut_cross_entropy"):
+        found["cut-cross-entropy, plain"] = cut_cross_entropy
+    return found
+
+
+def truth(name: str, x: LossInputs) -> list[Tensor]:
+    """Loss and gradients in float64, by the formula; by the tiles where it would not fit."""
+    exact = x.to(torch.float64)
+    exact = exact.plain() if "plain" in name else exact
+    small = x.size.batch * x.size.negatives <= 1 << 24
+    loss = (autograd if small else tiles)(exact)
+    return [loss.detach(), *differentiate(loss, exact)]
+
+
+def differentiate(loss: Tensor, x: LossInputs) -> list[Tensor]:
+    """Gradients by every leaf; zeros where there is none."""
+    found = torch.autograd.grad(loss, x.leaves, allow_unused=True)
+    leaves = zip(found, x.leaves, strict=True)
+    return [torch.zeros_like(leaf) if g is None else g for g, leaf in leaves]
