@@ -336,4 +336,4 @@ def _chunk(dim: int, dtype: torch.dtype) -> int:
 
 
 def _block_of(routing: Tensor | None) -> int:
-    return 1 if routing is None else min(triton.next_power_of_2(routing.shape[2]), 256)
+    return 1 if routing is None else min(triton.next_power_of_2(max(routing.shape[2], 1)), 256)

@@ -284,6 +284,14 @@ def test_gradients_of_ids_outside_the_table_stay_inside_it(sparse):
     assert loss.isnan() and gradient.to_dense().isnan().any()
 
 
+def test_routing_over_no_places():
+    interests, target_ids, table, negative_ids, routing = make()
+    inputs = (interests, target_ids, table, negative_ids)
+    plain, _ = F.multi_interest_ihn_loss(*inputs, beta=1.0, backend="triton")
+    loss, *_, gradient = gradients(total, (*inputs, routing.detach()[:, :, :0].requires_grad_()))
+    assert torch.equal(loss, plain.mean()) and gradient.shape == (B, K, 0)
+
+
 def test_strided_ids_and_log_q():
     """Vectors are often columns of a batch's matrix."""
     interests, target_ids, table, negative_ids, routing = make()
