@@ -114,8 +114,10 @@ def check_options(
         "negative_ids": (negative_ids, (num_negatives,)),
     }
     check("query", query, vectors)
-    if not (beta >= 0 and math.isfinite(beta)):
+    if not 0 <= beta < math.inf:
         raise ValueError(f"beta: got {beta}, expected a finite number >= 0")
+    if num_negatives >= 2**31:
+        raise ValueError(f"negatives: got {num_negatives}, expected fewer than 2^31")
     if (target_ids is None) != (negative_ids is None):
         raise ValueError("target_ids and negative_ids: give both (equal ids are masked) or neither")
 

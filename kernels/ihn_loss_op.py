@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import ihn_loss_launch as launches
 from .ihn_loss_launch import Problem
-from .negatives import check_draw
+from .negatives import check_draw, importance
 
 Losses = tuple[Tensor, Tensor, Tensor | None]  # loss (B,), chosen (B,) int64, rr (B,)
 
@@ -33,7 +33,7 @@ def loss_of_rows(
     """interests (B, K, d), target rows (B, d), negative rows (N, d)."""
     count = len(negatives)
     results = _ihn_loss(
-        interests, target, negatives, routing, target_ids, negative_ids, _importance(log_q),
+        interests, target, negatives, routing, target_ids, negative_ids, importance(log_q),
         target_log_q, None,
         log_scale=_log_scale(log_scale, count), source="rows", num_negatives=count,
         mask=target_ids is not None, **_by_caller(interests), **options,
@@ -63,7 +63,7 @@ def loss_of_table(
     count = num_negatives if negative_ids is None else len(negative_ids)
     host_step, device_step = (0, step) if isinstance(step, Tensor) else (step, None)
     results = _ihn_loss(
-        interests, item_table, item_table, routing, target_ids, negative_ids, _importance(log_q),
+        interests, item_table, item_table, routing, target_ids, negative_ids, importance(log_q),
         target_log_q, device_step,
         log_scale=_log_scale(log_scale, count), source="table", num_negatives=count,
         mask=mask_hits, seed=seed if seed < 2**63 else seed - 2**64,  # the same 64 bits
@@ -86,13 +86,6 @@ def loss_of_catalogue(
         num_negatives=len(item_table) - 1, mask=True, **_by_caller(interests), **options,
     )  # fmt: skip
     return results[0], results[1], None if routing is None else results[2]
-
-
-def _importance(log_q: Tensor | None) -> Tensor | None:
-    """1 / q up to a common factor, which the difference of the two log-sum-exps cancels."""
-    if log_q is None or len(log_q) == 0:
-        return None
-    return torch.exp(log_q.detach().min() - log_q.detach())
 
 
 def _log_scale(log_scale: float | None, count: int) -> float:

@@ -150,8 +150,10 @@ def check_interests(interests: Tensor, routing: Tensor | None) -> tuple[int, int
 def check_table(interests: Tensor, target_ids: Tensor, item_table: Tensor) -> None:
     """Raise ValueError unless item_table is (I, d) and target_ids are (B,) integers."""
     batch, _, dim = interests.shape
-    if item_table.ndim != 2:
-        raise ValueError(f"item_table: got shape {tuple(item_table.shape)}, expected (I, {dim})")
+    if item_table.ndim != 2 or len(item_table) == 0:
+        raise ValueError(
+            f"item_table: got shape {tuple(item_table.shape)}, expected (I, {dim}), I >= 1"
+        )
     table = {"item_table": (item_table, (len(item_table), dim))}
     check("interests", interests, table, same_dtype=True)
     check("interests", interests, {"target_ids": (target_ids, (batch,))})

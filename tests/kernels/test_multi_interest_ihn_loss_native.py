@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import remi_fast.functional as F
 from remi_fast.kernels import multi_interest_ihn_loss_native as native
 from remi_fast.kernels import reference
+from remi_fast.kernels.ihn_loss import check_options
 from remi_fast.kernels.native import C
 from tests.kernels.errors import with_gradients, within_budget
 
@@ -256,3 +257,8 @@ def test_the_extension_checks_shapes(change, message):
     } | change
     with pytest.raises(ValueError, match=message):
         native.multi_interest_ihn_loss_rows(**arguments)
+
+
+def test_more_negatives_than_an_index_holds():
+    with pytest.raises(ValueError, match=r"negatives: got 2147483648, expected fewer than 2\^31"):
+        check_options(torch.zeros(3, 4), 2**31, beta=1.0)
