@@ -31,6 +31,7 @@ format: $(INSTALLED)
 	$(BIN)/clang-format -i $(CPP)
 
 bench: $(INSTALLED)  ## microbenchmarks; the longer ones are listed in bench/README.md
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python -m pytest bench --benchmark-only
 
 clean:

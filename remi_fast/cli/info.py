@@ -20,6 +20,7 @@ def run(arguments: Any) -> int:
     facts = environment() | {
         "extension": C.__file__,
         "backends": {
+            "triton": "the loss on a GPU, through the library; training has no GPU code yet",
             "native": "the default: C++ and tiled PyTorch, float32 training on the CPU",
             "reference": "plain autograd formulas: the specification, slow",
         },
