@@ -174,6 +174,27 @@ def test_nan_reaches_the_loss(beta):
     assert loss.isnan().tolist() == [i == 2 for i in range(5)] and chosen[2] == 1
 
 
+@pytest.mark.parametrize("beta", BETAS)
+def test_users_without_negatives_lose_nothing(beta):
+    ids = torch.full((35,), 5)
+    ids[1] = 6
+    masks = {"target_ids": ids, "negative_ids": torch.tensor([5, 5])}
+    loss, _, interests, target, negatives, _ = with_gradients(
+        lambda *x: ours(*x, beta=beta, **masks), make(35, 2, 4, 2, 3)
+    )
+    for x in (loss, interests, target):
+        assert (x[0] == 0).all() and (x[2:] == 0).all() and (x[1] != 0).any()
+    assert negatives.isfinite().all()
+
+
+def test_the_first_of_equal_interests_is_chosen():
+    interests = torch.ones(2, 3, 4)
+    interests[1, 1:] = 2
+    inputs = (interests, torch.ones(2, 4), torch.zeros(5, 4), None)
+    _, chosen, _ = native.multi_interest_ihn_loss_rows(*inputs, beta=1.0)
+    assert chosen.tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("batch, negatives", [(0, 5), (3, 0), (0, 0)])
 def test_empty(batch, negatives):
     loss, rr, *gradients = with_gradients(
