@@ -4,7 +4,7 @@ Nothing here waits for the GPU, and nothing depends on the values of tensors, so
 captured in a CUDA graph.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import ihn_loss_triton as kernels
-from .runtime import DOT_TYPES, dot_precision, launch
+from .runtime import DOT_TYPES, dot_precision, has_warpgroups, launch
 
 _PROGRAMS = 264  # two for each multiprocessor of an H100 or H200
 _STAGES = 2
@@ -28,6 +28,8 @@ class Tiles:
     users: int
     negatives: int
     warps: int
+    chunk: int = 256  # dimensions of a score multiplied at a time: fewer need fewer registers
+    registers: int | None = None  # None: fewer where the compiler wants more programs at a time
 
 
 @dataclass(frozen=True)
@@ -85,39 +87,47 @@ class Gradients(NamedTuple):
     routing: Tensor  # (B, K, L)
 
 
-# (users, negatives, warps) a program, by arithmetic and padded dimension: the largest that compile
-# without spilled registers for sm_80, sm_90 and sm_100 (bench/compile_report.py).
+# By arithmetic and padded dimension: the largest that compile without spilled registers for sm_80,
+# sm_90 and sm_100 (bench/compile_report.py). sm_90's own instruction, HGMMA, is four warps times 64
+# rows; with fewer users (forward) or negatives (backward) it is sm_80's. tf32x3, which keeps every
+# number twice, has 64 rows up to 64 dimensions only, and never where there is no HGMMA.
 _FORWARD = {
-    "half": {64: (64, 64, 4), 128: (64, 64, 8), 256: (64, 32, 8)},
-    "tf32": {64: (64, 64, 8), 128: (64, 32, 8), 256: (32, 32, 8)},
-    "tf32x3": {64: (64, 32, 8), 128: (16, 32, 8), 256: (16, 32, 8)},
-    "float64": {256: (16, 16, 4)},
+    "half": {64: Tiles(64, 64, 4), 128: Tiles(64, 64, 8), 256: Tiles(64, 32, 8, chunk=64)},
+    "tf32": {64: Tiles(64, 32, 4, registers=255), 128: Tiles(64, 32, 8), 256: Tiles(32, 32, 8)},
+    "tf32x3": {64: Tiles(64, 16, 4, chunk=32), 256: Tiles(16, 32, 8, chunk=32)},
+    "tf32x3 without warpgroups": {64: Tiles(32, 32, 8), 256: Tiles(16, 32, 8, chunk=32)},
+    "float64": {256: Tiles(16, 16, 4)},
 }
 _BACKWARD = {
-    "half": {64: (64, 64, 4), 128: (64, 64, 8), 256: (64, 64, 8)},
-    "tf32": {64: (64, 64, 8), 128: (64, 64, 8), 256: (32, 32, 8)},
-    "tf32x3": {64: (32, 64, 4), 128: (32, 32, 8), 256: (16, 16, 8)},
-    "float64": {256: (16, 16, 4)},
+    "half": {64: Tiles(64, 64, 4), 256: Tiles(64, 64, 8)},
+    "tf32": {64: Tiles(64, 64, 4), 128: Tiles(64, 64, 8), 256: Tiles(32, 32, 8)},
+    "tf32x3": {64: Tiles(32, 64, 4), 128: Tiles(32, 32, 8), 256: Tiles(16, 16, 8)},
+    "tf32x3 without warpgroups": {
+        64: Tiles(64, 32, 8),
+        128: Tiles(32, 32, 8),
+        256: Tiles(16, 16, 8),
+    },
+    "float64": {256: Tiles(16, 16, 4)},
 }
 
 
 def forward_tiles(batch: int, dim: int, dtype: torch.dtype) -> Tiles:
     """Tiles of the forward pass; a small batch gets small ones, so that they are many."""
-    users, negatives, warps = _lookup(_FORWARD, dim, dtype)
-    return Tiles(users, min(negatives, 32) if batch <= 128 else negatives, warps)
+    tiles = _lookup(_FORWARD, dim, dtype)
+    return replace(tiles, negatives=min(tiles.negatives, 32)) if batch <= 128 else tiles
 
 
 def backward_tiles(dim: int, dtype: torch.dtype) -> Tiles:
     """Tiles of the pass over the negatives; a program keeps its negatives."""
-    return Tiles(*_lookup(_BACKWARD, dim, dtype))
+    return _lookup(_BACKWARD, dim, dtype)
 
 
-def _lookup(
-    table: dict[str, dict[int, tuple[int, int, int]]], dim: int, dtype: torch.dtype
-) -> tuple[int, int, int]:
+def _lookup(table: dict[str, dict[int, Tiles]], dim: int, dtype: torch.dtype) -> Tiles:
     names = {torch.float64: "float64", torch.float32: dot_precision(dtype)}
-    sizes = table[names.get(dtype, "half")]
-    return sizes[min(size for size in sizes if size >= dim)]
+    name = names.get(dtype, "half")
+    if name == "tf32x3" and not has_warpgroups():
+        name += " without warpgroups"
+    return table[name][min(size for size in table[name] if size >= dim)]
 
 
 def outputs(
@@ -202,8 +212,8 @@ def forward(
         K=num_interests, D=dim, A=a, Q=q, GATHER_TARGET=problem.source != "rows",
         GATHER_NEGATIVES=problem.source == "table", DRAW=problem.draw, MASK=problem.mask,
         BLOCK_B=tiles.users, BLOCK_N=tiles.negatives, BLOCK_D=_block(dim),
-        CHUNK=_chunk(dim, problem.dtype), **_types(problem.dtype),
-        num_warps=tiles.warps, num_stages=_STAGES,
+        CHUNK=min(tiles.chunk, _block(dim)), **_types(problem.dtype),
+        num_warps=tiles.warps, num_stages=_STAGES, maxnreg=tiles.registers,
     )  # fmt: skip
     launch(
         kernels.combine_kernel,
@@ -328,11 +338,6 @@ def _strides(routing: Tensor | None) -> tuple[int, ...]:
 
 def _block(dim: int) -> int:
     return max(16, triton.next_power_of_2(dim))
-
-
-def _chunk(dim: int, dtype: torch.dtype) -> int:
-    """Dimensions of a score multiplied at a time: all, unless the registers are too few."""
-    return 64 if dim > 128 and dot_precision(dtype) == "tf32x3" else _block(dim)
 
 
 def _block_of(routing: Tensor | None) -> int:

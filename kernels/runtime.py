@@ -27,6 +27,12 @@ def can_run(device: torch.device) -> bool:
     return device.type == "cuda" or (INTERPRET and device.type == "cpu")
 
 
+def has_warpgroups() -> bool:
+    """Whether the tensor cores multiply 64 rows of four warps at a time (sm_90, sm_100), and not
+    16 rows of one warp."""
+    return INTERPRET or 90 <= triton.runtime.driver.active.get_current_target().arch < 120
+
+
 def dot_precision(dtype: torch.dtype) -> str:
     """`input_precision` of tl.dot: what torch.set_float32_matmul_precision asks for.
 
