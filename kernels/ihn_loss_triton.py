@@ -330,8 +330,8 @@ def combine_kernel(
     small = tl.exp2(-tl.abs(margin) * _LOG2E)
     loss = tl.maximum(margin, 0.0) + _log1p(small)  # softplus
     probability = tl.where(margin >= 0, 1.0, small) / (1 + small)  # sigmoid
-    probability = tl.where(empty, 0.0, tl.where(margin == margin, probability, margin))
-    loss = tl.where(empty, 0.0, tl.where(margin == margin, loss, margin))
+    probability = tl.where(empty, 0.0, probability)
+    loss = tl.where(empty, 0.0, loss)
     tl.store(loss_ptr + user, loss)
 
     if DETACH:
