@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -80,7 +79,7 @@ def run(mutants: Sequence[Mutant], jobs: int) -> Iterator[Result]:
                 yield done.result()
     finally:
         for left in running:
-            left.process.kill()
+            left.end()
 
 
 class _Run:
@@ -90,7 +89,9 @@ class _Run:
         self.mutant = mutant
         self.start = time.monotonic()
         self.answer, question = FORK.Pipe(duplex=False)
-        self.process = FORK.Process(target=_judge, args=(mutant, question))
+        self.directory = tempfile.TemporaryDirectory(prefix="mutant-")
+        tree = Path(self.directory.name)
+        self.process = FORK.Process(target=_judge, args=(mutant, tree, question))
         self.process.start()
         question.close()  # or a process that dies would be waited for
 
@@ -105,36 +106,36 @@ class _Run:
             died = self.process.exitcode == -signal.SIGSEGV
             verdict = "killed" if died and self.mutant.by_signal else "crashed"
             detail = f"exit code {self.process.exitcode}"
-        self.process.kill()
-        self.process.join()
+        self.end()
         return Result(self.mutant, verdict, detail, time.monotonic() - self.start)
 
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.directory.cleanup()
 
-def _judge(mutant: Mutant, question: Connection) -> None:
+
+def _judge(mutant: Mutant, tree: Path, question: Connection) -> None:
     """The verdict on a mutant into `question`; in a process of its own."""
-    with planted(mutant) as tree, open(tree / "output", "w") as output:
+    with open(tree / "output", "w") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
-        try:
-            question.send(_verdict(tree, mutant))
-        except Exception as error:
-            question.send(("broken", repr(error)))
-    question.close()
+    try:
+        plant(mutant, tree)
+        question.send(_verdict(tree, mutant))
+    except Exception as error:
+        question.send(("broken", repr(error)))
     os._exit(0)
 
 
-@contextmanager
-def planted(mutant: Mutant) -> Iterator[Path]:
-    """A small checkout with the mutant in it, to run tests in."""
-    with tempfile.TemporaryDirectory(prefix="mutant-") as name:
-        tree = Path(name)
-        for package in ("kernels", "remi_fast", "tests"):  # remi_fast/kernels is a link: kept
-            ignore = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / package, tree / package, symlinks=True, ignore=ignore)
-        shutil.copy(ROOT / "pyproject.toml", tree)
-        file = tree / mutant.file
-        file.write_text(mutated(file.read_text(), mutant))
-        yield tree
+def plant(mutant: Mutant, tree: Path) -> None:
+    """Make `tree` a small checkout with the mutant in it, to run tests in."""
+    for package in ("kernels", "remi_fast", "tests"):  # remi_fast/kernels is a link: kept
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / package, tree / package, symlinks=True, ignore=ignore)
+    shutil.copy(ROOT / "pyproject.toml", tree)
+    file = tree / mutant.file
+    file.write_text(mutated(file.read_text(), mutant))
 
 
 def mutated(source: str, mutant: Mutant) -> str:
