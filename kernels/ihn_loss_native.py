@@ -83,7 +83,7 @@ class _IHNLoss(torch.autograd.Function):
             query, target, negatives, maximum, hard_sum, weight_sum, margin, *tile
         )
         ctx.options = options
-        return torch.nn.functional.softplus(margin)
+        return torch.nn.functional.softplus(margin, threshold=40)  # as in the reference
 
     @staticmethod
     @first_derivative_only
