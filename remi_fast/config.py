@@ -92,6 +92,8 @@ class TrainConfig:
         steps: Most steps to train.
         eval_every: Steps between validations.
         eval_users: Validation users evaluated each time (an even sample); 0 is all of them.
+        checkpoints: What to keep: all, the best weights only (then a run cannot be resumed), or
+            none (then the last weights are tested).
         checkpoint_every: Steps between checkpoints; 0 is at every validation.
         patience: Validations without a better recall@50 before training stops.
         sampling: uniform (a uniform user, then a uniform position) or epoch (each target once).
@@ -107,6 +109,7 @@ class TrainConfig:
     steps: int = 1_000_000
     eval_every: int = 1000
     eval_users: int = 0
+    checkpoints: Literal["all", "best", "none"] = "all"
     checkpoint_every: int = 0
     patience: int = 50
     sampling: Literal["uniform", "epoch"] = "uniform"

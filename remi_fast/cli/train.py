@@ -2,6 +2,7 @@
 synthetic data). Settings: --preset, then --config, then dotted options; later ones win."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remi_fast.config import (
@@ -77,13 +78,18 @@ def run(arguments: Any) -> int:
     if arguments.json:
         print(json.dumps(result))
     elif result.get("interrupted"):
-        print(
-            f"interrupted after step {result['step']}; continue with: "
-            f"remi-fast train --out {arguments.out} --resume"
-        )
+        print(f"interrupted after step {result['step']}; " + _how_to_continue(arguments.out))
     else:
         _print_result(result, arguments.out)
     return 130 if result.get("interrupted") else 0
+
+
+def _how_to_continue(out: str) -> str:
+    from remi_fast.training.run_folder import RunFolder
+
+    if not RunFolder(Path(out)).last.exists():
+        return "train.checkpoints kept nothing to continue from"
+    return f"continue with: remi-fast train --out {out} --resume"
 
 
 def _print_result(result: dict[str, Any], out: str) -> None:

@@ -10,7 +10,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-SCORES_AT_ONCE = 8 << 20  # interest-item scores held at a time: 32 MiB, whatever the catalogue
+# Interest-item scores, and values of item vectors, held at a time: 32 MiB each, for any catalogue.
+SCORES_AT_ONCE = 8 << 20
 
 
 class ItemVectors(Protocol):
@@ -50,7 +51,7 @@ def search(interests: Tensor, items: ItemVectors, k: int, seen: Tensor | None = 
     flat = interests.reshape(-1, dim)
     best_scores = interests.new_full((users, k), -torch.inf)
     best_ids = torch.zeros(users, k, dtype=torch.int64)
-    chunk = max(k, SCORES_AT_ONCE // max(1, len(flat)))
+    chunk = max(k, SCORES_AT_ONCE // max(dim, len(flat)))
     for start in range(1, items.num_items, chunk):
         rows = items.rows(start, start + chunk)
         scores = (flat @ rows.T).view(users, num_interests, len(rows)).amax(1)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -130,7 +131,8 @@ class Trainer:
         if metrics[SELECTION_METRIC] > self.best["valid"].get(SELECTION_METRIC, -math.inf):
             self.best = {"step": self.step, "valid": metrics}
             self.evaluations_since_best = 0
-            checkpoint.save_weights(self.run.best, self.model, self.best)
+            if self.config.train.checkpoints != "none":
+                checkpoint.save_weights(self.run.best, self.model, self.best)
         else:
             self.evaluations_since_best += 1
         return metrics
@@ -143,6 +145,8 @@ class Trainer:
         return self.evaluations_since_best >= self.config.train.patience
 
     def _save(self) -> None:
+        if self.config.train.checkpoints != "all":
+            return
         progress = {
             "step": self.step,
             "best": self.best,
@@ -153,17 +157,26 @@ class Trainer:
         checkpoint.save_training_state(self.run.last, self.training_step, progress)
 
     def _finish(self) -> dict[str, Any]:
-        """Test the best weights and write result.json."""
-        best = load_model(self.run, self.config, self.dataset.num_items)
-        speed = self.speed()
+        """Test the best weights, or the last ones where none are kept, and write result.json."""
+        tested = self.step
+        if self.config.train.checkpoints != "none":
+            self._load_best()
+            tested = self.best["step"]
         result = {
             "best_step": self.best["step"],
             "valid": self.best["valid"],
-            "test": evaluate(best, best, self.dataset, "test"),
-            "train": {"steps": self.step, **speed},
+            "test_step": tested,
+            "test": self.evaluate("test"),
+            "train": {"steps": self.step, **self.speed()},
         }
         files.write_json(self.run.result_file, result)
         return result
+
+    def _load_best(self) -> None:
+        """End the training: the best weights take the place of the last, the optimizers go."""
+        self.model.table.source = None
+        del self.training_step
+        checkpoint.load_weights(self.run.best, self.model)
 
     @contextmanager
     def _stop_on_interrupt(self) -> Iterator[None]:
@@ -221,6 +234,8 @@ def set_threads(threads: int) -> None:
 
 def load_model(run: RunFolder, config: Config, num_items: int) -> MultiInterestModel:
     """The best weights of a run. Raises RunFolderError if there are none yet."""
+    if config.train.checkpoints == "none":
+        raise RunFolderError(f"{run.path}: kept no weights: got train.checkpoints 'none'")
     files.recover_folder(run.best)
     if not run.best.exists():
         raise RunFolderError(
@@ -235,13 +250,19 @@ def start(dataset: Dataset, run: RunFolder, config: Config) -> dict[str, Any]:
     """Train in a run folder that was just made."""
     run.record_data(dataset.path, dataset.checksum)
     item_table = dataset.path / "items.parquet"
-    files.write_file(run.items_file, lambda p: p.write_bytes(item_table.read_bytes()))
+    files.write_file(run.items_file, lambda p: shutil.copyfile(item_table, p))
     return Trainer(run, dataset, config).fit()
 
 
 def resume(path: Path) -> dict[str, Any]:
     """Continue the run at `path` where its last checkpoint left it, bit for bit."""
     run = RunFolder.open(path)
+    config = run.config()
+    if config.train.checkpoints != "all":
+        raise RunFolderError(
+            f"{path}: has nothing to continue from: got train.checkpoints "
+            f"{config.train.checkpoints!r}, expected 'all'"
+        )
     data, checksum = run.data()
     dataset = Dataset.open(data)
     if dataset.checksum != checksum:
@@ -249,6 +270,6 @@ def resume(path: Path) -> dict[str, Any]:
             f"{data}: the dataset changed since the run began: got checksum {dataset.checksum}, "
             f"expected {checksum}"
         )
-    trainer = Trainer(run, dataset, run.config())
+    trainer = Trainer(run, dataset, config)
     trainer.restore()
     return trainer.fit()

@@ -80,6 +80,9 @@ def test_memory_is_bounded_by_the_budget(monkeypatch):
     interests, table = make()
     search(interests, table, 4)
     assert table.largest == 8
+    interests, table = make(users=1, interests=1, dim=42)
+    search(interests, table, 4)
+    assert table.largest == 4, "of few users and long vectors, the vectors are what counts"
 
 
 def test_seen_items_and_small_catalogues_fill_up_with_0():

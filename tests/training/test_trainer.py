@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from remi_fast import api
 from remi_fast.config import Config, LossConfig, ModelConfig, OptimConfig, TrainConfig
 from remi_fast.errors import CorruptFileError, DataError, NonFiniteError, RunFolderError
+from remi_fast.training import checkpoint
 from remi_fast.training import trainer as module
 from remi_fast.training.step import TrainingStep
 
@@ -157,6 +158,33 @@ def test_an_existing_folder_is_never_touched(dataset, tmp_path):
     with pytest.raises(RunFolderError, match="exists already.*--resume"):
         api.train(dataset.path, tmp_path / "run", config())
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["mine.txt"]
+
+
+def test_without_checkpoints_the_last_weights_are_tested(finished, dataset, tmp_path):
+    run = tmp_path / "run"
+    result = api.train(dataset.path, run, config(checkpoints="none"))
+    assert not list((run / "checkpoints").iterdir())
+    assert result["test_step"] == 40 and log(run) == log(finished[0])
+    for part in ("best_step", "valid"):
+        assert result[part] == finished[1][part]
+    trained = module.make_model(config().model, dataset.num_items, seed=1)
+    checkpoint.restore_training_state(
+        finished[0] / "checkpoints" / "last", TrainingStep(trained, config())
+    )
+    assert result["test"] == module.evaluate(trained, trained, dataset, "test")
+    with pytest.raises(RunFolderError, match="kept no weights: got train.checkpoints 'none'"):
+        api.load(run)
+
+
+def test_only_the_best_weights_are_kept(finished, dataset, tmp_path):
+    run = tmp_path / "run"
+    result = api.train(dataset.path, run, config(checkpoints="best"))
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["best"]
+    assert same(tensors(run, "best"), tensors(finished[0], "best"))
+    assert result["test"] == finished[1]["test"]
+    assert result["test_step"] == result["best_step"]
+    with pytest.raises(RunFolderError, match="nothing to continue from: got train.checkpoints"):
+        api.resume(run)
 
 
 def test_bad_data_leaves_no_run_folder(tmp_path):

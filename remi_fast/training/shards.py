@@ -1,0 +1,134 @@
+"""Named tensors in safetensors files of bounded size, written and read without a second copy.
+
+A group of tensors is one file, `<group>.safetensors`, as long as it fits in SHARD_BYTES. Otherwise
+it is `<group>-00001-of-00003.safetensors` and so on, and a tensor that does not fit in one file is
+cut along its first dimension: `table.weight[0:1000]` is the name of its rows 0..999.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+SHARD_BYTES = 256 << 20  # about what is held beside the tensors while writing or reading
+
+Rows = Callable[[int, int], Tensor]
+
+
+class Piece(NamedTuple):
+    """Rows start..end of a tensor, or all of it, where `end` is None."""
+
+    tensor: str
+    start: int = 0
+    end: int | None = None
+
+    @property
+    def key(self) -> str:
+        """Its name in a file."""
+        return self.tensor if self.end is None else f"{self.tensor}[{self.start}:{self.end}]"
+
+    @classmethod
+    def of_key(cls, key: str) -> "Piece":
+        """The piece that has this name in a file."""
+        cut = re.fullmatch(r"(.*)\[(\d+):(\d+)\]", key)
+        return cls(cut[1], int(cut[2]), int(cut[3])) if cut else cls(key)
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The piece itself: a view."""
+        return tensor if self.end is None else tensor[self.start : self.end]
+
+
+def write(
+    folder: Path, group: str, tensors: Mapping[str, Tensor], rows: Mapping[str, Rows] | None = None
+) -> list[Path]:
+    """Write a group of tensors, on any device, to `folder`; return its files.
+
+    rows: of some of the tensors, a function of (start, end): what to write as these rows.
+    """
+    rows = rows or {}
+    shards = _shards(tensors)
+    paths = []
+    for number, shard in enumerate(shards, 1):
+        part = f"-{number:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
+        paths.append(folder / f"{group}{part}.safetensors")
+        content = {
+            piece.key: _content(piece, tensors[piece.tensor], rows.get(piece.tensor))
+            for piece in shard
+        }
+        save_file(content, paths[-1])
+    return paths
+
+
+def group_of(file_name: str) -> str:
+    """The group that a file belongs to."""
+    return re.sub(r"(-\d{5}-of-\d{5})?\.safetensors$", "", file_name)
+
+
+def shapes(paths: Iterable[Path]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors in these files, all pieces together."""
+    found: dict[str, tuple[int, ...]] = {}
+    for piece, content in _pieces(paths):
+        shape = tuple(content.shape)
+        if piece.tensor in found:
+            shape = (found[piece.tensor][0] + shape[0], *shape[1:])
+        found[piece.tensor] = shape
+    return found
+
+
+def read_into(paths: Iterable[Path], tensors: Mapping[str, Tensor]) -> None:
+    """Copy what is in these files into `tensors`, which have the same `shapes`, on any device."""
+    for piece, content in _pieces(paths):
+        piece.of(tensors[piece.tensor].detach()).copy_(content)
+
+
+def read(paths: Iterable[Path]) -> dict[str, Tensor]:
+    """What is in these files, in new memory; for small tensors."""
+    parts: dict[str, list[Tensor]] = {}
+    for piece, content in _pieces(paths):
+        parts.setdefault(piece.tensor, []).append(content.clone())
+    return {name: torch.cat(part) if len(part) > 1 else part[0] for name, part in parts.items()}
+
+
+def _shards(tensors: Mapping[str, Tensor]) -> list[list[Piece]]:
+    """Pieces in order, as many to a shard as fit in it."""
+    shards: list[list[Piece]] = [[]]
+    used = 0
+    for name, tensor in tensors.items():
+        for piece in _cut(name, tensor):
+            size = piece.of(tensor).nbytes
+            if shards[-1] and used + size > SHARD_BYTES:
+                shards.append([])
+                used = 0
+            shards[-1].append(piece)
+            used += size
+    return shards
+
+
+def _cut(name: str, tensor: Tensor) -> list[Piece]:
+    if tensor.nbytes <= SHARD_BYTES:
+        return [Piece(name)]
+    length = max(1, SHARD_BYTES // tensor[0].nbytes)
+    edges = [*range(0, len(tensor), length), len(tensor)]
+    return [Piece(name, start, end) for start, end in pairwise(edges)]
+
+
+def _content(piece: Piece, tensor: Tensor, rows: Rows | None) -> Tensor:
+    if rows is None:
+        content = piece.of(tensor.detach())
+    else:
+        content = rows(piece.start, len(tensor) if piece.end is None else piece.end)
+    return content.cpu().contiguous()
+
+
+def _pieces(paths: Iterable[Path]) -> Iterator[tuple[Piece, Tensor]]:
+    """All pieces in these files; their content is mapped from disk, and read when it is used."""
+    for path in paths:
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 (it has no __iter__)
+                yield Piece.of_key(key), file.get_tensor(key)
