@@ -28,6 +28,17 @@ class DeferredAdam(torch.optim.Optimizer):
     `param_groups[0]["lr"]` may change between steps (learning-rate schedulers work). Several
     gathers before one step are summed. Looking never changes state: `table.read`, `table.rows`,
     and `table(ids)` under `torch.no_grad()` return up-to-date copies.
+
+    The rows gathered since `zero_grad` are parameters of the optimizer's one group, behind
+    `table.weight`, so that clipping and `torch.amp.GradScaler` find their gradients, one an
+    occurrence of an id. Dense Adam would see the sum of each row: for its norm, merge them first.
+
+        scaler.unscale_(optimizer)     # with a GradScaler
+        optimizer.merge_gradients()
+        clip_grad_norm_([*optimizer.param_groups[0]["params"], *model.parameters()], 1.0)
+        scaler.step(optimizer)         # a step that it skips has changed nothing; call zero_grad
+
+    docs/deferred_adam_example.py is a whole loop.
     """
 
     def __init__(
@@ -36,15 +47,21 @@ class DeferredAdam(torch.optim.Optimizer):
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
+        weight_decay: float = 0.0,
         *,
         backend: str = "auto",
     ) -> None:
         """Attach to `table`. Raises ValueError for values outside lr >= 0, 0 <= beta1 < 1,
-        0 < beta2 < 1, eps > 0, or a table that has an optimizer already."""
+        0 < beta2 < 1, eps > 0, weight_decay 0, or a table that has an optimizer already."""
         if not lr >= 0 or not 0 <= betas[0] < 1 or not 0 < betas[1] < 1 or not eps > 0:
             raise ValueError(
                 f"got lr {lr}, betas {betas}, eps {eps}; "
                 "expected lr >= 0, 0 <= beta1 < 1, 0 < beta2 < 1, eps > 0"
+            )
+        if weight_decay != 0:
+            raise ValueError(
+                f"weight_decay: got {weight_decay}, expected 0: decay shrinks every row at every "
+                "step, between the moves that are made up for in one sum, so it would not be exact"
             )
         if table.source is not None:
             raise ValueError("table: it has a DeferredAdam already, expected one per table")
@@ -56,13 +73,23 @@ class DeferredAdam(torch.optim.Optimizer):
         )
         self._steps = kernel.StepTable(betas[0], betas[1], eps)
         self._backend = backend
-        self._pending: list[tuple[kernel.GatheredRows, Tensor]] = []
+        self._gathered: list[kernel.GatheredRows] = []
         table.source = self
 
     @property
     def steps_taken(self) -> int:
         """Number of steps so far."""
         return self._steps.step
+
+    @property
+    def _leaves(self) -> list[Tensor]:
+        """The values of `_gathered`."""
+        leaves: list[Tensor] = self.param_groups[0]["params"][1:]
+        return leaves
+
+    def _forget(self) -> None:
+        self._gathered.clear()
+        del self.param_groups[0]["params"][1:]
 
     def gather(self, ids: Tensor) -> Tensor:
         """Up-to-date rows of `ids` (n,): (n, d), a leaf whose gradient `step` will use.
@@ -73,7 +100,8 @@ class DeferredAdam(torch.optim.Optimizer):
         with torch.no_grad():
             values = kernel.gather(self._adam, self._steps, rows, backend=self._backend)
         values.requires_grad_()
-        self._pending.append((rows, values))
+        self._gathered.append(rows)
+        self.param_groups[0]["params"].append(values)
         return values
 
     def read(self, ids: Tensor) -> Tensor:
@@ -89,22 +117,43 @@ class DeferredAdam(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        used = [(rows, values.grad) for rows, values in self._pending if values.grad is not None]
-        self._pending.clear()
+        used = self._used()
         self._steps.advance(float(self.param_groups[0]["lr"]))
-        if len(used) == 1:
-            rows, gradients = used[0]
-        elif used:
-            ids = torch.cat([rows.ids for rows, _ in used])
-            rows = kernel.GatheredRows(ids, len(self._adam.weight))
-            gradients = torch.cat([gradient for _, gradient in used])
-        if used:
-            kernel.update(self._adam, self._steps, rows, gradients, backend=self._backend)
+        if used is not None:
+            kernel.update(self._adam, self._steps, *used, backend=self._backend)
+        self._forget()
         return loss
+
+    @torch.no_grad()
+    def merge_gradients(self) -> None:
+        """Sum the gradients of each row, over all gathers since `zero_grad`.
+
+        The sum is left at the row's first occurrence, zeros at the others and at padding: the norm
+        of the gradients is then that of dense Adam's. `step` does the same with it and without.
+        """
+        used = self._used()
+        if used is None:
+            return
+        rows, gradients = used
+        merged = _sum_at_first(rows.ids, gradients)
+        merged[(rows.ids <= 0) | (rows.ids >= len(self._adam.weight))] = 0
+        leaves = [leaf for leaf in self._leaves if leaf.grad is not None]
+        for leaf, gradient in zip(leaves, merged.split([len(x) for x in leaves]), strict=True):
+            leaf.grad = gradient
+
+    def _used(self) -> tuple[kernel.GatheredRows, Tensor] | None:
+        """All gathers that got a gradient, as one, and their gradients."""
+        gathers = zip(self._gathered, self._leaves, strict=True)
+        used = [(rows, leaf.grad) for rows, leaf in gathers if leaf.grad is not None]
+        if len(used) <= 1:
+            return used[0] if used else None
+        ids = torch.cat([rows.ids for rows, _ in used])
+        rows = kernel.GatheredRows(ids, len(self._adam.weight))
+        return rows, torch.cat([gradient for _, gradient in used])
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the rows gathered since the last step, and their gradients."""
-        self._pending.clear()
+        self._forget()
 
     @torch.no_grad()
     def flush(self) -> None:
@@ -114,7 +163,8 @@ class DeferredAdam(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Moments, stamps and steps, as they are (no copies); the weight is the table's own.
 
-        Load it together with the `table.weight` of the same moment, or call `flush()` first.
+        Load it together with the `table.weight` of the same moment, or call `flush()` first. The
+        tensors go to safetensors, the rest to JSON: no pickle is needed.
         """
         group = self.param_groups[0]
         return {
@@ -144,6 +194,24 @@ class DeferredAdam(torch.optim.Optimizer):
                     f"expected {tuple(mine.shape)}"
                 )
             mine.copy_(state_dict[name])
-        self._pending.clear()
+        self._forget()
         self._steps.restore(state_dict["step"], [(int(j), lr) for j, lr in state_dict["lr_runs"]])
         self.param_groups[0]["lr"] = state_dict["lr"]
+
+
+def _sum_at_first(ids: Tensor, gradients: Tensor) -> Tensor:
+    """gradients (n, d), those of equal ids summed at the first of them and 0 at the others.
+
+    In the order of occurrence, without atomics, and without waiting for a device.
+    """
+    in_order, order = ids.sort(stable=True)
+    first = torch.ones_like(in_order, dtype=torch.bool)
+    first[1:] = in_order[1:] != in_order[:-1]
+    row = first.cumsum(0) - 1
+    lengths = torch.zeros_like(in_order).scatter_add_(0, row, torch.ones_like(in_order))
+    sums = torch.segment_reduce(
+        gradients[order], "sum", lengths=lengths, axis=0, unsafe=True, initial=0
+    )
+    merged = torch.empty_like(sums)
+    merged[order] = sums[row].where(first[:, None], 0)
+    return merged

@@ -1,7 +1,13 @@
-"""DeferredAdam as an optimizer: against torch.optim.Adam on a whole model, saving, schedules."""
+"""DeferredAdam as an optimizer: against torch.optim.Adam on a whole model, saving, schedules,
+clipping, GradScaler."""
+
+import json
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from remi_fast.models.item_table import ItemTable
 from remi_fast.optim import DeferredAdam
@@ -75,6 +81,25 @@ def test_saving_and_loading_in_the_middle_continues_with_the_same_bits():
     assert torch.equal(again.rows(0, ITEMS), table.rows(0, ITEMS))
 
 
+def test_state_in_safetensors_and_json_continues_with_the_same_bits(tmp_path):
+    table, optimizer = make()
+    batches = list(stream(60))
+    train(table, optimizer, batches[:40])
+    state = optimizer.state_dict()
+    tensors = {name: value for name, value in state.items() if torch.is_tensor(value)}
+    save_file(tensors | {"weight": table.weight}, tmp_path / "table.safetensors")
+    rest = json.dumps({name: value for name, value in state.items() if name not in tensors})
+
+    again, other = make()
+    tensors = load_file(tmp_path / "table.safetensors")
+    again.weight.copy_(tensors.pop("weight"))
+    other.load_state_dict(tensors | json.loads(rest))
+    for each, its in ((table, optimizer), (again, other)):
+        train(each, its, batches[40:])
+    assert torch.equal(again.weight, table.weight)
+    assert torch.equal(again.rows(0, ITEMS), table.rows(0, ITEMS))
+
+
 def test_several_gathers_before_a_step_are_one():
     ids, wanted = next(stream(1))
     first, one = make()
@@ -102,7 +127,7 @@ def test_reading_under_no_grad_is_not_training():
     with torch.no_grad():
         rows = table(torch.tensor([[4, 5]]))
     assert rows.shape == (1, 2, DIM) and not rows.requires_grad
-    assert not optimizer._pending
+    assert optimizer.param_groups[0]["params"] == [table.weight]
 
 
 def test_refusals():
@@ -111,6 +136,8 @@ def test_refusals():
         DeferredAdam(table)
     with pytest.raises(ValueError, match="expected lr >= 0"):
         DeferredAdam(ItemTable(3, 2), lr=-1.0)
+    with pytest.raises(ValueError, match="weight_decay: got 0.1, expected 0: decay shrinks"):
+        DeferredAdam(ItemTable(3, 2), weight_decay=0.1)
     with pytest.raises(IndexError, match=r"ids\[1\] = 60"):
         table(torch.tensor([0, 60]))
     state = optimizer.state_dict() | {"betas": [0.5, 0.999]}
@@ -119,3 +146,157 @@ def test_refusals():
     other = DeferredAdam(ItemTable(3, 2))
     with pytest.raises(ValueError, match=r"state_dict\['exp_avg'\]: got shape \(60, 6\)"):
         other.load_state_dict(optimizer.state_dict())
+
+
+def both(lr=0.01):
+    """The same float64 model twice, each with its optimizers: deferred, and dense from torch."""
+    models = []
+    for dense in (False, True):
+        table = ItemTable(ITEMS, DIM, generator=torch.Generator().manual_seed(0)).double()
+        head = torch.nn.Linear(DIM, DIM, bias=False).double()
+        torch.nn.init.eye_(head.weight)
+        if dense:
+            table = torch.nn.Embedding.from_pretrained(table.weight, freeze=False, padding_idx=0)
+            optimizer = torch.optim.Adam(table.parameters(), lr=lr)
+        else:
+            optimizer = DeferredAdam(table, lr=lr)
+        models.append((table, head, optimizer, torch.optim.Adam(head.parameters(), lr=lr)))
+    return models
+
+
+def parameters_of(*optimizers):
+    return [p for o in optimizers for group in o.param_groups for p in group["params"]]
+
+
+def assert_same_rows(table, dense):
+    got, expected = table.rows(0, ITEMS), dense.weight.detach()
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-9)
+    assert (got[0] == 0).all()
+
+
+@pytest.mark.parametrize("gathers", [1, 3])
+def test_merged_gradients_are_clipped_as_dense_adam_clips_them(gathers):
+    deferred, dense = both()
+    norms = []
+    for ids, wanted in stream(80):
+        ids[:3] = torch.tensor([0, 7, 7])
+        for table, head, *optimizers in (deferred, dense):
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            rows = torch.cat([table(part) for part in ids.tensor_split(gathers)])
+            loss_of(head(rows), wanted.double()).backward()
+            if table is deferred[0]:
+                optimizers[0].merge_gradients()
+            norms.append(torch.nn.utils.clip_grad_norm_(parameters_of(*optimizers), 0.5))
+            for optimizer in optimizers:
+                optimizer.step()
+    ours, theirs = torch.stack(norms[::2]), torch.stack(norms[1::2])
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=0)
+    assert (theirs > 0.5).any() and (theirs < 0.5).any(), "nothing, or everything, was clipped"
+    assert_same_rows(deferred[0], dense[0])
+
+
+def test_merging_gradients_changes_no_bit_of_a_step():
+    first, one = make()
+    second, two = make()
+    for ids, wanted in stream(20):
+        train(first, one, [(ids, wanted)])
+        two.zero_grad()
+        second(ids[:1])  # without a gradient
+        rows = torch.cat([second(ids[:3]), second(ids[3:3]), second(ids[3:])])
+        loss_of(rows, wanted).backward()
+        two.merge_gradients()
+        merged = torch.cat([p.grad for p in parameters_of(two) if p.grad is not None])
+        assert (merged != 0).any(1).sum() == len(ids[ids > 0].unique())
+        two.step()
+    assert torch.equal(first.rows(0, ITEMS), second.rows(0, ITEMS))
+
+
+def test_nothing_to_merge():
+    table, optimizer = make()
+    optimizer.merge_gradients()
+    table(torch.empty(0, dtype=torch.int64)).sum().backward()
+    optimizer.merge_gradients()
+    optimizer.step()
+    assert optimizer.steps_taken == 1
+
+
+def everything(table, optimizer):
+    state = optimizer.state_dict() | {"weight": table.weight, "rows": table.rows(0, ITEMS)}
+    return {k: v.clone() if torch.is_tensor(v) else v for k, v in state.items()}
+
+
+def assert_unchanged(before, after):
+    for name, value in before.items():
+        same = torch.equal(value, after[name]) if torch.is_tensor(value) else value == after[name]
+        assert same, name
+
+
+def test_grad_scaler_scales_clips_and_skips_as_with_dense_adam():
+    deferred, dense = both()
+    scalers = [torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=7) for _ in range(2)]
+    skipped = 0
+    for step, (ids, wanted) in enumerate(stream(80)):
+        overflows = step % 9 == 4
+        for (table, head, *optimizers), scaler in zip((deferred, dense), scalers, strict=True):
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            loss = loss_of(head(table(ids)), wanted.double()) * (torch.inf if overflows else 1)
+            scaler.scale(loss).backward()
+            for optimizer in optimizers:
+                scaler.unscale_(optimizer)
+            if table is deferred[0]:
+                optimizers[0].merge_gradients()
+                before = everything(table, optimizers[0])
+            torch.nn.utils.clip_grad_norm_(parameters_of(*optimizers), 0.5)
+            for optimizer in optimizers:
+                scaler.step(optimizer)
+            scaler.update()
+            if overflows and table is deferred[0]:
+                skipped += 1
+                assert_unchanged(before, everything(table, optimizers[0]))
+        assert scalers[0].get_scale() == scalers[1].get_scale()
+    assert skipped == 9 and deferred[2].steps_taken == 80 - skipped
+    assert_same_rows(deferred[0], dense[0])
+
+
+def test_grad_scaler_without_unscaling_first():
+    table, optimizer = make()
+    other, plain = make()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    for ids, wanted in stream(20):
+        optimizer.zero_grad()
+        scaler.scale(loss_of(table(ids), wanted)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        train(other, plain, [(ids, wanted)])
+    assert torch.equal(table.rows(0, ITEMS), other.rows(0, ITEMS))
+
+
+def test_rows_of_a_skipped_step_are_forgotten_by_zero_grad():
+    table, optimizer = make()
+    before = table.rows(0, ITEMS)
+    table(torch.tensor([1, 2])).sum().backward()
+    assert len(parameters_of(optimizer)) == 2
+    optimizer.zero_grad()
+    assert parameters_of(optimizer) == [table.weight]
+    table(torch.tensor([3])).sum().backward()
+    optimizer.step()
+    assert parameters_of(optimizer) == [table.weight], "step keeps no gradient alive"
+    assert torch.equal(table.rows(0, 3), before[:3])
+    assert not torch.equal(table.rows(3, 4), before[3:4])
+
+
+@pytest.fixture
+def one_thread():
+    """Small operations crawl where threads wait for each other on busy cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_the_example_of_the_documentation(one_thread, capsys):
+    runpy.run_path(str(Path(__file__).parent.parent / "docs/deferred_adam_example.py"))
+    losses = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()]
+    assert losses[-1] < losses[0] / 2
