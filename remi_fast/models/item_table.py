@@ -33,8 +33,10 @@ class ItemTable(nn.Module):
         *,
         std: float | None = None,
         generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
     ) -> None:
-        """num_items: I, padding included; std: of the normal initialisation, sqrt(2 / d) if None.
+        """num_items: I, padding included; std: of the normal initialisation, sqrt(2 / d) if None;
+        device: where to make it (a large table would not pass through another), as `generator`.
 
         Raises ValueError if there is no item beside the padding row.
         """
@@ -44,7 +46,7 @@ class ItemTable(nn.Module):
                 f"got num_items {num_items}, dim {dim}; "
                 "expected at least 2 (padding and one item) and 1"
             )
-        weight = torch.empty(num_items, dim)
+        weight = torch.empty(num_items, dim, device=device)
         weight.normal_(0.0, math.sqrt(2 / dim) if std is None else std, generator=generator)
         weight[0] = 0
         self.weight = nn.Parameter(weight, requires_grad=False)
