@@ -1,0 +1,126 @@
+"""One step's work on the item table: gather, catch-up, update; by DeferredAdam and its peers.
+
+The rows of a step are those of REMI's: B histories of 20, B targets, 10 B shared negatives, d = 64.
+Each contestant gathers, is given the same gradients and updates. SparseAdam is not Adam: it leaves
+out what the others do to idle rows.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import cycle
+
+import torch
+from torch import Tensor
+
+from remi_fast.models.item_table import ItemTable
+from remi_fast.optim import DeferredAdam
+
+DIM = 64
+WARM_STEP = 20_000  # the step that the state of the table is made for
+STREAM = 32  # different batches of ids
+
+
+@dataclass(frozen=True)
+class Update:
+    """Items I of the table, batch B, and how ids are drawn: "uniform" or "zipf" (exponent 1.05)."""
+
+    items: int
+    batch: int
+    ids: str = "uniform"
+    device: str = "cpu"
+
+    @property
+    def rows(self) -> int:
+        """Rows gathered in a step."""
+        return self.batch * (20 + 1 + 10)
+
+    def __str__(self) -> str:
+        return f"{self.items:.0e}-{self.batch}-{self.ids}".replace("e+0", "e")
+
+
+def popularity(update: Update) -> Tensor:
+    """(I,) float64, how likely one draw is to be each item; 0 for padding."""
+    ranks = torch.arange(update.items, dtype=torch.float64)
+    weights = ranks.clamp_min(1) ** -1.05 if update.ids == "zipf" else torch.ones_like(ranks)
+    weights[0] = 0
+    return weights / weights.sum()
+
+
+def id_stream(update: Update) -> Iterator[Tensor]:
+    """Ids of one step after the other, on the device, in random places of the table."""
+    generator = torch.Generator().manual_seed(1)
+    cumulative = popularity(update).cumsum(0)
+    shuffled = 1 + torch.randperm(update.items - 1, generator=generator)
+    batches = []
+    for _ in range(STREAM):
+        unit = torch.rand(update.rows, generator=generator, dtype=torch.float64)
+        ranks = torch.searchsorted(cumulative, unit).clamp_(1, update.items - 1)
+        batches.append(shuffled[ranks - 1].to(update.device))
+    return cycle(batches)
+
+
+def deferred_adam(update: Update) -> Callable[[], None]:
+    """DeferredAdam on a table as a long training leaves it: moments that are not 0, and gaps since
+    the last touch as they come out in the long run (geometric)."""
+    table = ItemTable(update.items, DIM).to(update.device)
+    optimizer = DeferredAdam(table)
+    state = optimizer.state_dict()
+    generator = torch.Generator().manual_seed(2)
+    generator_on_device = torch.Generator(update.device).manual_seed(2)
+    state["exp_avg"].normal_(0, 1e-4, generator=generator_on_device)
+    state["exp_avg_sq"].normal_(0, 1e-4, generator=generator_on_device).square_()
+    touched = -torch.expm1(update.rows * torch.log1p(-popularity(update)))  # in one step
+    unit = torch.rand(update.items, generator=generator, dtype=torch.float64)
+    gaps = (torch.log(unit) / torch.log1p(-touched)).floor_().nan_to_num_(0, WARM_STEP, WARM_STEP)
+    stamps = (WARM_STEP - gaps.clamp_(0, WARM_STEP)).to(torch.int32)
+    shuffled = 1 + torch.randperm(update.items - 1, generator=torch.Generator().manual_seed(1))
+    state["stamp"][shuffled.to(update.device)] = stamps[1:].to(update.device)
+    optimizer.load_state_dict(state | {"step": WARM_STEP, "lr_runs": [(1, 1e-3)]})
+    ids, gradients = id_stream(update), _gradients(update)
+
+    def step() -> None:
+        table(next(ids)).backward(gradients)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _gradients(update: Update) -> Tensor:
+    return torch.randn(update.rows, DIM, device=update.device) * 1e-4
+
+
+def _embedding(
+    update: Update,
+    make_optimizer: Callable[[Iterator[torch.nn.Parameter]], torch.optim.Optimizer],
+    *,
+    sparse: bool = False,
+) -> Callable[[], None]:
+    embedding = torch.nn.Embedding(update.items, DIM, sparse=sparse, device=update.device)
+    optimizer = make_optimizer(embedding.parameters())
+    ids, gradients = id_stream(update), _gradients(update)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        embedding(next(ids)).backward(gradients)
+        optimizer.step()
+
+    return step
+
+
+def contestants(update: Update) -> dict[str, Callable[[], Callable[[], None]]]:
+    """By name, what makes the step; dense ones only where their four tables have room."""
+    found: dict[str, Callable[[], Callable[[], None]]] = {
+        "DeferredAdam": lambda: deferred_adam(update),
+        "SparseAdam (not Adam)": lambda: _embedding(
+            update, lambda p: torch.optim.SparseAdam(list(p)), sparse=True
+        ),
+    }
+    kinds = {"fused": {"fused": True}, "foreach": {"foreach": True}}
+    if update.device == "cuda":
+        kinds["capturable"] = {"capturable": True}
+    for name, options in kinds.items():
+        found[f"dense Adam, {name}"] = lambda options=options: _embedding(
+            update, lambda p: torch.optim.Adam(p, **options)
+        )
+    return found
