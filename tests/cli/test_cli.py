@@ -5,6 +5,7 @@ import json
 import polars as pl
 import pytest
 
+from remi_fast import api
 from remi_fast.cli import COMMANDS, main
 
 SMALL = [
@@ -147,3 +148,15 @@ def test_info(capsys):
     assert main(["info", "--json"]) == 0
     assert {"torch", "cpu", "backends", "extension"} <= json.loads(capsys.readouterr().out).keys()
     assert main(["info"]) == 0 and "native" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_after_an_interrupt_it_says_how_to_continue(kept, tmp_path, monkeypatch, capsys):
+    def interrupted(data, out, config):
+        (tmp_path / "checkpoints" / ("last" if kept else "best")).mkdir(parents=True)
+        return {"interrupted": True, "step": 3}
+
+    monkeypatch.setattr(api, "train", interrupted)
+    assert main(["train", "data", "--out", str(tmp_path)]) == 130
+    text = capsys.readouterr().out
+    assert "interrupted after step 3" in text and ("--resume" in text) == kept

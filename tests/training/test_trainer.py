@@ -152,6 +152,22 @@ def test_patience(dataset, tmp_path, monkeypatch):
     assert result["train"]["steps"] == 40 and result["best_step"] == 20
 
 
+def test_the_test_is_of_the_best_weights(dataset, tmp_path, monkeypatch):
+    recalls, tested = iter([0.6, 0.9, 0.4, 0.5]), []
+
+    def evaluate(self, split, *_):
+        if split == "test":
+            tested.append(self.model.rows(0, self.model.num_items))
+            return {}
+        return {"recall@50": next(recalls), "users": 1}
+
+    monkeypatch.setattr(module.Trainer, "evaluate", evaluate)
+    run = tmp_path / "run"
+    assert api.train(dataset.path, run, config())["test_step"] == 20
+    assert torch.equal(tested[0], tensors(run, "best")["model/table.weight"])
+    assert not torch.equal(tested[0], tensors(run)["model/table.weight"])
+
+
 def test_an_existing_folder_is_never_touched(dataset, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("precious")
