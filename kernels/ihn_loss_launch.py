@@ -29,7 +29,7 @@ class Tiles:
     negatives: int
     warps: int
     chunk: int = 256  # dimensions of a score multiplied at a time: fewer need fewer registers
-    registers: int | None = None  # None: fewer where the compiler wants more programs at a time
+    registers: int | None = None  # else the compiler may spill a few, to have more programs run
 
 
 @dataclass(frozen=True)
@@ -90,24 +90,29 @@ class Gradients(NamedTuple):
 # By arithmetic and padded dimension: the largest that compile without spilled registers for sm_80,
 # sm_90 and sm_100 (bench/compile_report.py). sm_90's own instruction, HGMMA, is four warps times 64
 # rows; with fewer users (forward) or negatives (backward) it is sm_80's. tf32x3, which keeps every
-# number twice, has 64 rows up to 64 dimensions only, and never where there is no HGMMA.
+# number twice, has 64 rows up to 64 dimensions only, and never where there is no HGMMA. For float64
+# Triton uses no tensor cores on sm_100.
 _FORWARD = {
-    "half": {64: Tiles(64, 64, 4), 128: Tiles(64, 64, 8), 256: Tiles(64, 32, 8, chunk=64)},
+    "half": {64: Tiles(64, 64, 4), 128: Tiles(64, 64, 8), 256: Tiles(32, 32, 8)},
     "tf32": {64: Tiles(64, 32, 4, registers=255), 128: Tiles(64, 32, 8), 256: Tiles(32, 32, 8)},
     "tf32x3": {64: Tiles(64, 16, 4, chunk=32), 256: Tiles(16, 32, 8, chunk=32)},
     "tf32x3 without warpgroups": {64: Tiles(32, 32, 8), 256: Tiles(16, 32, 8, chunk=32)},
-    "float64": {256: Tiles(16, 16, 4)},
+    "float64": {64: Tiles(16, 16, 4), 128: Tiles(16, 16, 8), 256: Tiles(8, 16, 8)},
 }
 _BACKWARD = {
     "half": {64: Tiles(64, 64, 4), 256: Tiles(64, 64, 8)},
-    "tf32": {64: Tiles(64, 64, 4), 128: Tiles(64, 64, 8), 256: Tiles(32, 32, 8)},
-    "tf32x3": {64: Tiles(32, 64, 4), 128: Tiles(32, 32, 8), 256: Tiles(16, 16, 8)},
-    "tf32x3 without warpgroups": {
-        64: Tiles(64, 32, 8),
-        128: Tiles(32, 32, 8),
-        256: Tiles(16, 16, 8),
+    "tf32": {
+        64: Tiles(64, 64, 4, registers=255),
+        128: Tiles(64, 64, 8, registers=255),
+        256: Tiles(32, 32, 8),
     },
-    "float64": {256: Tiles(16, 16, 4)},
+    "tf32x3": {64: Tiles(32, 64, 4), 128: Tiles(32, 32, 8), 256: Tiles(16, 32, 8, chunk=32)},
+    "tf32x3 without warpgroups": {
+        64: Tiles(64, 32, 8, registers=255),
+        128: Tiles(32, 32, 8),
+        256: Tiles(16, 32, 8, chunk=32),
+    },
+    "float64": {128: Tiles(16, 16, 4), 256: Tiles(16, 16, 8)},
 }
 
 
@@ -127,7 +132,9 @@ def _lookup(table: dict[str, dict[int, Tiles]], dim: int, dtype: torch.dtype) ->
     name = names.get(dtype, "half")
     if name == "tf32x3" and not has_warpgroups():
         name += " without warpgroups"
-    return table[name][min(size for size in table[name] if size >= dim)]
+    tiles = table[name][min(size for size in table[name] if size >= dim)]
+    # Other rows are read number by number: more threads share the registers for the addresses.
+    return tiles if dim % 16 == 0 else replace(tiles, warps=8)
 
 
 def outputs(
@@ -264,7 +271,8 @@ def backward_negatives(
         D=dim, A=a, Q=q, GATHER_NEGATIVES=problem.source == "table", MASK=problem.mask,
         TARGETS_TOO=problem.source == "catalogue", ONE_SUM=problem.one_sum,
         BLOCK_B=tiles.users, BLOCK_N=tiles.negatives, BLOCK_D=_block(dim),
-        **_types(problem.dtype), num_warps=tiles.warps, num_stages=_STAGES,
+        CHUNK=min(tiles.chunk, _block(dim)), **_types(problem.dtype),
+        num_warps=tiles.warps, num_stages=_STAGES, maxnreg=tiles.registers,
     )  # fmt: skip
 
 

@@ -370,7 +370,7 @@ def negative_gradients_kernel(
     D: tl.constexpr, A: tl.constexpr, Q: tl.constexpr, GATHER_NEGATIVES: tl.constexpr,
     MASK: tl.constexpr, TARGETS_TOO: tl.constexpr, ONE_SUM: tl.constexpr,
     DOT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """Gradients (N, D) of the negatives' rows; grid (cdiv(N, BLOCK_N),).
 
@@ -403,7 +403,13 @@ def negative_gradients_kernel(
         rows = users.to(tl.int64) * stride_user
         rows += tl.load(chosen_ptr + users, mask=real, other=0) * stride_interest
         query = _load_rows(interests_ptr, rows, 1, real, D, BLOCK_D).to(DOT)
-        scores = tl.dot(negatives, tl.trans(query), input_precision=PRECISION, out_dtype=SUM)
+        if CHUNK == BLOCK_D:
+            scores = tl.dot(negatives, tl.trans(query), input_precision=PRECISION, out_dtype=SUM)
+        else:
+            scores = _scores_by_chunk(
+                negatives_ptr, negative_rows * stride_negative, present, interests_ptr, rows, real,
+                D, CHUNK, BLOCK_D, DOT, SUM, PRECISION,
+            )  # fmt: skip
         if MASK:
             target_ids = tl.load(target_ids_ptr + users, mask=real, other=-1).to(tl.int64)
             scores = _leave_out(scores, ids, target_ids, False)

@@ -1,0 +1,148 @@
+"""The shipped variants of the Triton loss, and the host code run on them without a GPU.
+
+The tensors are on torch's meta device: shapes, strides and alignment, but no memory. So the host
+code picks the tiles and Triton specialises the arguments as it does on a GPU.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from remi_fast.kernels import ihn_loss_launch as launches
+
+# Name: dtype of the tensors, dtype of the products, torch's float32 matmul precision.
+ARITHMETIC = {
+    "tf32x3": (torch.float32, torch.float32, "highest"),
+    "tf32": (torch.float32, torch.float32, "high"),
+    "bf16": (torch.bfloat16, torch.bfloat16, "highest"),
+    "fp16": (torch.float16, torch.float16, "highest"),
+    "float64": (torch.float64, torch.float64, "highest"),
+    "autocast": (torch.float32, torch.bfloat16, "highest"),
+}
+TENSOR_CORES = ("tf32x3", "tf32", "bf16", "fp16")  # what is benchmarked
+BATCHES = (128, 1024, 8192)
+BETAS = (0.0, 0.1, 0.37, 10.0)  # besides 1: no second sum, one exponential, two, one
+DIMS = (16, 50, 100, 128, 200, 256)  # besides 64; rows of 50, 100, 200 are read otherwise
+_HISTORY = 20
+_ITEMS = 368_000
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to call the loss; N = 10 B negatives, but of a catalogue all its items."""
+
+    arithmetic: str
+    batch: int = 1024
+    dim: int = 64
+    interests: int = 4
+    source: str = "table"
+    beta: float = 1.0
+    options: tuple[str, ...] = ("mask",)  # of mask, draw, log_q, detach, routing, no_slope, int32
+
+    def __str__(self) -> str:
+        sizes = f"B{self.batch} d{self.dim} K{self.interests} beta={self.beta:g}"
+        return " ".join([self.arithmetic, self.source, sizes, *self.options])
+
+
+def benchmarked() -> list[Variant]:
+    """The loss that the benchmark times, and the one of a training step."""
+    timed = {"source": "rows", "options": ("routing",)}
+    trained = {"batch": 128, "options": ("draw", "mask", "routing")}
+    variants = [Variant(a, b, **timed) for a, b in product(TENSOR_CORES, BATCHES)]
+    return variants + [Variant(name, **trained) for name in TENSOR_CORES]
+
+
+def shipped() -> list[Variant]:
+    """Those, and every arithmetic with other sources, betas, options and sizes."""
+    variants = benchmarked()
+    for name in ARITHMETIC:
+        variants += [Variant(name, source=source) for source in ("table", "rows", "catalogue")]
+        variants += [Variant(name, beta=beta) for beta in BETAS]
+        variants += [Variant(name, dim=dim, options=("mask", "routing")) for dim in DIMS]
+        variants += [Variant(name, source="catalogue", dim=dim, beta=0.37) for dim in (100, 256)]
+        variants += [
+            Variant(name, source="rows", beta=0.0, options=()),
+            Variant(name, options=("draw", "no_slope")),
+            Variant(name, beta=0.37, options=("draw", "mask", "log_q")),
+            Variant(name, options=("mask", "log_q", "detach", "int32")),
+            Variant(name, interests=1),
+            Variant(name, interests=16, dim=200, beta=0.37, options=("draw", "mask", "log_q")),
+            Variant(name, batch=1, source="rows"),
+            Variant(name, batch=77, dim=50, source="catalogue"),
+        ]
+    return list(dict.fromkeys(variants))
+
+
+def run(variant: Variant) -> None:
+    """Forward and backward of a variant by the host code; its launches must be replaced."""
+    _, _, precision = ARITHMETIC[variant.arithmetic]
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        _call(variant)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _call(variant: Variant) -> None:
+    problem, options = _problem(variant), variant.options
+    tensors = _tensors(variant, problem)
+    interests, target, negatives, routing, target_ids, negative_ids, importance, _ = tensors
+    with_slope = "no_slope" not in options
+    out = launches.forward(*tensors, None, problem, with_slope=with_slope)
+    if not with_slope:
+        return
+    wanted = [True, problem.source != "catalogue", True, routing is not None]
+    found = launches.gradients(interests, target, negatives, routing, problem, wanted)
+    grad_loss = _empty(variant.batch, dtype=out.loss.dtype)
+    grad_rr = None if routing is None else grad_loss
+    launches.backward_rows(
+        interests, routing, out.chosen, out.row_stats, out.slope, grad_loss, grad_rr, found
+    )
+    launches.backward_negatives(
+        interests, negatives, target_ids, out.negative_ids if problem.draw else negative_ids,
+        importance, out.chosen, out.row_stats, grad_loss, problem, found.negatives,
+    )  # fmt: skip
+
+
+def _problem(variant: Variant) -> launches.Problem:
+    catalogue = variant.source == "catalogue"
+    return launches.Problem(
+        beta=variant.beta,
+        detach_weights="detach" in variant.options,
+        log_scale=1.0,
+        dtype=ARITHMETIC[variant.arithmetic][1],
+        source=variant.source,
+        num_negatives=_ITEMS - 1 if catalogue else 10 * variant.batch,
+        mask="mask" in variant.options,
+        draw="draw" in variant.options,
+    )
+
+
+def _tensors(variant: Variant, problem: launches.Problem) -> list[Any]:
+    """Interests, target, negatives, routing, their ids, importance and log q of the targets."""
+    dtype, _, _ = ARITHMETIC[variant.arithmetic]
+    batch, dim, count, options = variant.batch, variant.dim, problem.num_negatives, variant.options
+    id_dtype = torch.int32 if "int32" in options else torch.int64
+    rows, catalogue = variant.source == "rows", variant.source == "catalogue"
+    interests = _empty(batch, variant.interests, dim, dtype=dtype)
+    target = _empty(batch if rows else _ITEMS, dim, dtype=dtype)
+    negatives = _empty(count, dim, dtype=dtype) if rows else target
+    history = (batch, variant.interests, _HISTORY)
+    routing = _empty(*history, dtype=dtype) if "routing" in options else None
+    ids_given = not rows or problem.mask
+    target_ids = _empty(batch, dtype=id_dtype) if ids_given else None
+    negative_ids = None
+    if ids_given and not catalogue and not problem.draw:
+        negative_ids = _empty(count, dtype=id_dtype)
+    with_q = "log_q" in options
+    importance = _empty(count, dtype=torch.float32) if with_q else None
+    log_q = _empty(batch, dtype=torch.float32) if with_q else None
+    return [interests, target, negatives, routing, target_ids, negative_ids, importance, log_q]
+
+
+def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
