@@ -12,6 +12,9 @@ namespace {
 constexpr float kNegligibleMoment = 1e-30f;  // smaller ones become 0: denormals are slow
 constexpr int64_t kCachedGaps = 1024;
 constexpr double kSegmentGrowth = 0.2;  // keeps the series within 5e-8 at every step (tests)
+constexpr double kVariation = 0.17;     // of beta2^k over a segment: all 159 at (0.9, 0.999)
+constexpr double kNegligible = 6e-8;    // what adds nothing to a float
+constexpr double kGone = 1e-38;         // what a float cannot hold
 constexpr int64_t kRowsAhead = 6;       // random rows come from memory: ask for them in time
 constexpr int64_t kLanes = 8;           // partial sums of the series, whatever the instruction set
 
@@ -19,9 +22,8 @@ REMI_SIMD void apply_segment(float* w, const float* m, const float* v, int64_t d
                              const AdamSegment& s) {
     const float r0 = s.r0, t0 = s.t0, t2 = s.t2, t3 = s.t3, t4 = s.t4;
     for (int64_t i = 0; i < dim; ++i) {
-        const float scaled = std::sqrt(v[i]) * r0;
-        const float y = scaled + eps;
-        const float h = scaled / y;
+        const float y = std::sqrt(v[i]) * r0 + eps;
+        const float h = 1.0f - eps / y;  // x r0 / y, also where that is inf / inf
         w[i] -= m[i] / y * (t0 + h * h * (t2 - h * (t3 - h * t4)));
     }
 }
@@ -46,6 +48,17 @@ REMI_SIMD void update_row(float* w, float* m, float* v, const float* g, int64_t 
         v[i] = beta2 * v[i] + rest2 * g[i] * g[i];
         w[i] -= step_size * m[i] / (std::sqrt(v[i]) * inv_sqrt_correction + eps);
     }
+}
+
+// Missed steps after which a row hardly moves any more: step k moves it by a multiple of
+// (beta1 / sqrt(beta2))^k, or where eps is most of the denominator, of beta1^k.
+int64_t horizon(const AdamHyper& hyper) {
+    if (hyper.beta1 == 0) return 1;
+    const double log_beta1 = std::log(hyper.beta1);
+    const double shrinks = log_beta1 - std::log(hyper.beta2) / 2;
+    const double gone = std::log(kGone) / log_beta1;
+    const double steps = shrinks < 0 ? std::min(gone, std::log(kNegligible) / shrinks) : gone;
+    return static_cast<int64_t>(std::ceil(steps));
 }
 
 // Sums c, c r over k in [first, last); c and r are written out for the second pass.
@@ -111,8 +124,9 @@ void prefetch_state(const AdamTable& table, int64_t row) {
 
 AdamCatchUp::AdamCatchUp(const AdamHyper& hyper) : hyper_(hyper) {
     const double beta1 = hyper.beta1;
-    horizon_ = beta1 > 0 ? static_cast<int64_t>(std::ceil(std::log(5e-8) / std::log(beta1))) : 1;
+    horizon_ = horizon(hyper);
     settled_ = static_cast<int64_t>(std::ceil(30.0 / (1.0 - beta1)));
+    longest_ = std::max<int64_t>(1, static_cast<int64_t>(-kVariation / std::log(hyper.beta2)));
     decay_.resize(2 * horizon_);
     for (int64_t k = 1; k <= horizon_; ++k) {
         decay_[k - 1] = std::pow(beta1, static_cast<double>(k));
@@ -148,11 +162,11 @@ const std::vector<AdamSegment>& AdamCatchUp::segments(int64_t tau, int64_t t) {
     made.clear();
     const int64_t end = std::min(gap, horizon_);
     for (int64_t first = 0; first < end;) {
-        int64_t last = end;
+        int64_t last = std::min(end, first + longest_);
         if (tau + first < settled_) {
             const auto length =
                 static_cast<int64_t>(kSegmentGrowth * static_cast<double>(tau + first));
-            last = std::min(end, first + std::max<int64_t>(1, length));
+            last = std::min(last, first + std::max<int64_t>(1, length));
         }
         made.push_back(segment(tau, first, last));
         first = last;

@@ -47,8 +47,9 @@ class AdamCatchUp {
     AdamSegment segment(int64_t tau, int64_t first, int64_t last) const;
 
     AdamHyper hyper_;
-    int64_t horizon_;            // beta1^k adds nothing to a float for k beyond this
+    int64_t horizon_;            // later missed steps add nothing to a float
     int64_t settled_;            // from this step on the bias corrections change slowly
+    int64_t longest_;            // steps of a segment over which beta2^(k/2) is nearly constant
     std::vector<double> decay_;  // beta1^k, beta2^(k/2), interleaved by k
     // Segments by gap of the step they were last made for: many rows share a gap.
     std::vector<std::vector<AdamSegment>> by_gap_;

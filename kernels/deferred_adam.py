@@ -2,106 +2,62 @@
 
 A row is brought up to date just before it is read: the steps it missed (their gradient was 0) are
 replayed, or summed in closed form, and only then is it used. Reference: the replay
-(`kernels.reference.adam_catch_up`), any dtype and device. Native: C++, float32 on the CPU.
+(`kernels.reference.adam_catch_up`), any dtype and device. Native: C++, float32 on the CPU. Triton:
+float32 on a GPU.
 """
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from . import reference
+from .deferred_adam_state import AdamState, StepTable
 from .dispatch import choose
 from .native import C
 
-MAX_STEPS = 2**31 - 2  # stamps are int32
-
-
-@dataclass
-class AdamState:
-    """An item table, its two moments and the step each row is at (0: never touched).
-
-    weight, exp_avg, exp_avg_sq: (I, d) float32 (the reference takes any floating dtype),
-    contiguous; stamp: (I,) int32. Row 0 is padding: it is read as it is and never updated.
-    """
-
-    weight: Tensor
-    exp_avg: Tensor
-    exp_avg_sq: Tensor
-    stamp: Tensor
-
-
-class StepTable:
-    """The step sizes of all steps so far, which late rows need: 24 bytes a step.
-
-    `lrs[j - 1]` is the learning rate of step j. A constant learning rate, and any schedule, are
-    kept as runs (first step, learning rate), which is also how they are stored.
-    """
-
-    def __init__(self, beta1: float, beta2: float, eps: float) -> None:
-        self.beta1, self.beta2, self.eps = beta1, beta2, eps
-        self.step = 0
-        self.runs: list[tuple[int, float]] = []
-        self._lr = np.zeros(1)
-        self.step_size = np.zeros(1)  # lr_j / (1 - beta1^j), by j
-        self.inv_sqrt_correction = np.zeros(1)  # 1 / sqrt(1 - beta2^j), by j
-
-    @property
-    def lrs(self) -> list[float]:
-        """Learning rates of steps 1..step."""
-        return [float(x) for x in self._lr[1 : self.step + 1]]
-
-    def advance(self, lr: float) -> int:
-        """Record one more step with learning rate `lr`; return its number, from 1."""
-        if self.step >= MAX_STEPS:
-            raise OverflowError(f"step {self.step + 1}: expected at most {MAX_STEPS} Adam steps")
-        self.step += 1
-        if self.step >= len(self._lr):
-            self._grow(max(1024, 2 * self.step))
-        j = self.step
-        self._lr[j] = lr
-        self.step_size[j] = lr / -math.expm1(j * math.log(self.beta1)) if self.beta1 > 0 else lr
-        self.inv_sqrt_correction[j] = 1 / math.sqrt(-math.expm1(j * math.log(self.beta2)))
-        if not self.runs or self.runs[-1][1] != lr:
-            self.runs.append((j, lr))
-        return j
-
-    def _grow(self, size: int) -> None:
-        for name in ("_lr", "step_size", "inv_sqrt_correction"):
-            old = getattr(self, name)
-            new = np.zeros(size)
-            new[: len(old)] = old
-            setattr(self, name, new)
-
-    def restore(self, step: int, runs: list[tuple[int, float]]) -> None:
-        """Become the table of `step` steps with the learning rates of `runs`."""
-        self.step, self.runs = 0, []
-        ends = [first for first, _ in runs[1:]] + [step + 1]
-        for (first, lr), end in zip(runs, ends, strict=True):
-            for _ in range(first, end):
-                self.advance(lr)
+if TYPE_CHECKING:  # Triton is imported where it runs
+    from .deferred_adam_launch import SortedIds
 
 
 class GatheredRows:
-    """The ids of one gather, grouped by row, so that its gradients can be summed in fixed order."""
+    """The ids of one gather, grouped by row, so that its gradients can be summed in fixed order.
+
+    It depends on the ids only: it can be made before the step it is for, on a GPU on another
+    stream, too.
+    """
 
     def __init__(self, ids: Tensor, num_rows: int) -> None:
-        """ids: any shape, integers in [0, num_rows); raises IndexError naming the first outside."""
+        """ids: any shape, integers in [0, num_rows), num_rows below 2^31.
+
+        On the CPU an id outside raises IndexError, which names the first. A GPU would have to be
+        waited for: there its rows are NaN, and its gradients are dropped.
+        """
         if ids.dtype not in (torch.int32, torch.int64):
             raise TypeError(f"ids: got {ids.dtype}, expected int32 or int64")
+        if num_rows >= 2**31:
+            raise ValueError(f"num_rows: got {num_rows}, expected fewer than 2^31")
         self.ids = ids.detach().reshape(-1).to(torch.int64).contiguous()
         self.num_rows = num_rows
         self._plan = None
         if self.ids.device.type == "cpu":
             self._plan = C.GatherPlan(self.ids.numpy(), num_rows)
+        else:
+            _ = self.sorted
 
     @property
     def plan(self) -> object:
         """The C++ grouping of the ids (CPU only)."""
         return self._plan
+
+    @cached_property
+    def sorted(self) -> "SortedIds":
+        """The Triton kernels' grouping of the ids."""
+        from .deferred_adam_launch import sort_ids
+
+        return sort_ids(self.ids, self.num_rows)
 
 
 def gather(
@@ -126,8 +82,11 @@ def update(
 ) -> None:
     """Step `steps.step` in place, for rows gathered at the step before it.
 
-    gradients: (n, d), one an occurrence; those of equal ids are summed in the order they come in.
+    gradients: (n, d), one an occurrence; those of equal ids are summed in a fixed order.
     """
+    expected = (len(rows.ids), state.weight.shape[1])
+    if gradients.shape != expected:
+        raise ValueError(f"gradients: got shape {tuple(gradients.shape)}, expected {expected}")
     _implementation("update", state, backend)(state, steps, rows, gradients)
 
 
@@ -170,6 +129,33 @@ def _native_update(
 
 def _native_flush(state: AdamState, steps: StepTable) -> None:
     _view(state, steps).flush(steps.step)
+
+
+def _triton_gather(state: AdamState, steps: StepTable, rows: GatheredRows) -> Tensor:
+    from . import deferred_adam_launch as launches
+
+    launches.catch_up(state, steps, rows.sorted)
+    return launches.read(state, steps, rows.ids, up_to_date=True)
+
+
+def _triton_read(state: AdamState, steps: StepTable, ids: Tensor) -> Tensor:
+    from . import deferred_adam_launch as launches
+
+    return launches.read(state, steps, ids)
+
+
+def _triton_update(
+    state: AdamState, steps: StepTable, rows: GatheredRows, gradients: Tensor
+) -> None:
+    from . import deferred_adam_launch as launches
+
+    launches.update(state, steps, rows.sorted, gradients)
+
+
+def _triton_flush(state: AdamState, steps: StepTable) -> None:
+    from . import deferred_adam_launch as launches
+
+    launches.catch_up(state, steps, None)
 
 
 def _reference_caught_up(state: AdamState, steps: StepTable, ids: Tensor) -> AdamState:
@@ -234,6 +220,12 @@ def _reference_flush(state: AdamState, steps: StepTable) -> None:
     _store(state, ids, _reference_caught_up(state, steps, ids))
 
 
+_TRITON: dict[str, Callable[..., Tensor | None]] = {
+    "gather": _triton_gather,
+    "read": _triton_read,
+    "update": _triton_update,
+    "flush": _triton_flush,
+}
 _NATIVE: dict[str, Callable[..., Tensor | None]] = {
     "gather": _native_gather,
     "read": _native_read,
@@ -249,10 +241,10 @@ _REFERENCE: dict[str, Callable[..., Tensor | None]] = {
 
 
 def _implementation(name: str, state: AdamState, backend: str) -> Callable[..., Tensor]:
-    available = {"reference": _REFERENCE[name]}
-    if state.weight.device.type == "cpu" and state.weight.dtype == torch.float32:
+    device, dtype = state.weight.device, state.weight.dtype
+    available = {"triton": _TRITON[name], "reference": _REFERENCE[name]}
+    if device.type == "cpu" and dtype == torch.float32:
         available = {"native": _NATIVE[name]} | available
-    device = state.weight.device
-    return choose(
-        f"deferred_adam on {device.type} {state.weight.dtype}", backend, available, device
-    )
+    cannot = "" if dtype == torch.float32 else "it takes float32 only"
+    operation = f"deferred_adam on {device.type} {dtype}"
+    return choose(operation, backend, available, device, triton_cannot=cannot)
