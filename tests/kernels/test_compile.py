@@ -47,7 +47,7 @@ def test_a_real_spill_is_found():
 from bench.compile_report import compile_for, problems
 from bench.compile_variants import Variant
 from remi_fast.kernels import ihn_loss_launch as launches
-launches.forward_tiles = lambda *_: launches.Tiles(64, 64, 4, registers=32)
+launches.forward_tiles = lambda *_: launches.Tiles(64, 64, 4, registers=72)
 print(*problems(compile_for(90, [Variant("bf16")])), sep="\\n")
 """
     environment = {name: text for name, text in os.environ.items() if name != "TRITON_INTERPRET"}

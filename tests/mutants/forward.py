@@ -49,8 +49,14 @@ BLOCKS = group(
      "+ choice.to(tl.int64) * stride_interest\n",
      "\n"),
     ("chunks with a row's number for its offset", WIDE,
-     "negative_rows * stride_negative,",
-     "negative_rows,"),
+     "negatives_ptr, negative_rows * stride_negative,\n",
+     "negatives_ptr, negative_rows,\n"),
+    ("backward chunks with a row's number for its offset", WIDE,
+     "negatives_ptr, negative_rows * stride_negative, present,",
+     "negatives_ptr, negative_rows, present,"),
+    ("backward chunks of the first interest's row", WIDE,
+     "present, interests_ptr, rows, real,",
+     "present, interests_ptr, rows * 0, real,"),
 )  # fmt: skip
 
 ARITHMETIC = group(
