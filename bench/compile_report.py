@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -143,7 +144,9 @@ def _tool(name: str, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-def compile_all(targets: list[int], chosen: list[Variant], jobs: int) -> list[Compilation]:
+def compile_all(
+    targets: list[int], chosen: list[Variant], jobs: int
+) -> Iterator[list[Compilation]]:
     """`compile_for` each target in new processes, which Triton's interpreter does not rule."""
     os.environ.pop("TRITON_INTERPRET", None)
     families: dict[str, list[Variant]] = {}
@@ -151,12 +154,10 @@ def compile_all(targets: list[int], chosen: list[Variant], jobs: int) -> list[Co
         families.setdefault(variant.arithmetic, []).append(variant)
     tasks = [(target, family) for family in families.values() for target in targets]
     context = multiprocessing.get_context("spawn")
-    made: list[Compilation] = []
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
         for number, part in enumerate(pool.map(compile_for, *zip(*tasks, strict=True)), 1):
-            made += part
             print(f"{number} of {len(tasks)} parts compiled", file=sys.stderr, flush=True)
-    return made
+            yield part
 
 
 def problems(made: list[Compilation]) -> list[str]:
@@ -261,12 +262,14 @@ def main() -> None:
     """Compile, show, check; exit status 1 where something is wrong."""
     arguments = _arguments()
     chosen = variants.benchmarked() if arguments.quick else variants.shipped()
-    made = compile_all(arguments.target, chosen, arguments.jobs)
+    made: list[Compilation] = []
+    for part in compile_all(arguments.target, chosen, arguments.jobs):
+        made += part
+        if arguments.write_budgets:  # after each part: a run cut short leaves what it had
+            write_budgets([c for c in part if not problems([c])])
     found = problems(made)
     if not arguments.write_budgets:
         found += over_budget(made, json.loads(BUDGETS.read_text(encoding="utf-8")))
-    elif not found:
-        write_budgets(made)
     if arguments.json:
         compilations = [asdict(c) for _, group in _by_name(made) for c in group]
         print(json.dumps({"compilations": compilations, "problems": found}, indent=1))
