@@ -95,7 +95,7 @@ class StepTable:
     def restore(self, step: int, runs: list[tuple[int, float]]) -> None:
         """Become the table of `step` steps with the learning rates of `runs`."""
         self.step, self.runs = 0, []
-        ends = [first for first, _ in runs[1:]] + [step + 1]
+        ends = ([first for first, _ in runs] + [step + 1])[1:]
         for (first, lr), end in zip(runs, ends, strict=True):
             for _ in range(first, end):
                 self.advance(lr)

@@ -1,7 +1,7 @@
 """Every tensor of every launch between two pages that may not be touched; see test_memory_safety.
 
-`python -m tests.kernels.guard_pages loss` runs the loss over odd shapes; `control` reads one
-element too many, and has to die of it.
+`python -m tests.kernels.guard_pages loss` runs the loss over odd shapes, `adam` deferred Adam;
+`control` reads one element too many, and has to die of it.
 """
 
 import ctypes
@@ -17,8 +17,10 @@ import triton
 import triton.language as tl
 
 import remi_fast.functional as F
-from remi_fast.kernels import ihn_loss_launch, negatives, runtime
+from remi_fast.kernels import deferred_adam_launch, ihn_loss_launch, negatives, runtime
+from remi_fast.kernels.deferred_adam_state import AdamState, StepTable
 from remi_fast.kernels.multi_interest_ihn_loss import multi_interest_ihn_loss_rows
+from tests.kernels.test_deferred_adam import shape_triton as shape_adam
 from tests.kernels.test_ihn_loss import shape_triton
 
 PAGE = mmap.PAGESIZE
@@ -53,7 +55,7 @@ def guard_launches(at_end, monkeypatch):
         for x in tensors:
             x.detach().copy_(copies[id(x)])
 
-    for module in (ihn_loss_launch, negatives):
+    for module in (deferred_adam_launch, ihn_loss_launch, negatives):
         monkeypatch.setattr(module, "launch", launch, raising=False)
 
 
@@ -97,14 +99,41 @@ def run(sizes, source):
     return loss, rr, *torch.autograd.grad([loss, rr], leaves, [weights, weights])
 
 
-def run_all():
-    for sizes, source in cases():
+def adam_cases():
+    """(rows, dim), ids: some outside the table, in chunks of 4 and blocks of 8 rows or fewer."""
+    yield (3, 1), [1]
+    yield (9, 5), [8, 8, 8, 8, 8, 8, 0, 3, 8, -1, 9, 2**40, -(2**40)]
+    yield (17, 33), [16, 0, 1, 1]
+    yield (8, 16), [7] * 40
+
+
+def run_adam(sizes, ids):
+    """What is read, and the state, after a step, missed steps and another."""
+    state = AdamState(*(torch.ones(sizes) for _ in range(3)), torch.ones(sizes[0]).int())
+    table, ids = StepTable(0.9, 0.999, 1e-8), torch.tensor(ids)
+    rows = deferred_adam_launch.sort_ids(ids, sizes[0])
+    read = []
+    for missed in (1, 7, 1):
+        for _ in range(missed):
+            table.advance(1e-3)
+        deferred_adam_launch.catch_up(state, table, rows)
+        read.append(deferred_adam_launch.read(state, table, ids, up_to_date=True).nan_to_num(7))
+        gradients = torch.ones(len(ids), sizes[1])
+        deferred_adam_launch.update(state, table, rows, gradients)
+        read.append(deferred_adam_launch.read(state, table, ids).nan_to_num(7))
+    table.advance(1e-3)
+    deferred_adam_launch.catch_up(state, table, None)
+    return *read, *vars(state).values()
+
+
+def run_all(cases, run):
+    for case in cases():
         results = []
         for at_end in (True, False):
-            print(sizes, source, "end" if at_end else "start", flush=True)  # noqa: T201
+            print(*case, "end" if at_end else "start", flush=True)  # noqa: T201
             with pytest.MonkeyPatch.context() as patch:
                 guard_launches(at_end, patch)
-                results.append(run(sizes, source))
+                results.append(run(*case))
         for one, other in zip(*results, strict=True):
             assert torch.equal(one, other)
 
@@ -125,5 +154,9 @@ def control():
 if __name__ == "__main__":
     with pytest.MonkeyPatch.context() as tiles:
         shape_triton(tiles)
-        {"loss": run_all, "control": control}[sys.argv[1]]()
+        shape_adam(tiles)
+        if sys.argv[1] == "control":
+            control()
+        else:
+            run_all(*{"loss": (cases, run), "adam": (adam_cases, run_adam)}[sys.argv[1]])
     print("done", flush=True)  # noqa: T201

@@ -1,5 +1,5 @@
-"""The Triton loss reads and writes only what is its own: guard pages, uninitialised memory,
-offsets past 2^31 elements."""
+"""The Triton kernels read and write only what is their own: guard pages, and of the loss
+uninitialised memory and offsets past 2^31 elements."""
 
 import resource
 import signal
@@ -30,8 +30,9 @@ def beside_guard_pages(what):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-def test_nothing_is_touched_beyond_a_tensor():
-    done = beside_guard_pages("loss")
+@pytest.mark.parametrize("what", ["loss", "adam"])
+def test_nothing_is_touched_beyond_a_tensor(what):
+    done = beside_guard_pages(what)
     last = done.stdout.splitlines()[-1:]
     assert done.returncode == 0 and last == ["done"], f"died at {last}: {done.stderr}"
 
