@@ -58,7 +58,14 @@ def same(one, other):
 
 
 HOT = [4] * 70 + [1] * 17 + [7] * 3  # runs over many chunks, that begin anywhere in a chunk
-UPDATES = {"hot": HOT, "in turns": [4, 1, 7] * 25, "zipf": zipf(60), "one": [6], "padding": [0] * 9}
+UPDATES = {
+    "hot": HOT,
+    "hot and others": [5] * 9 + [1, 2, 3],  # in one chunk
+    "in turns": [4, 1, 7] * 25,
+    "zipf": zipf(60),
+    "one": [6],
+    "padding": [0] * 9,
+}
 
 
 @pytest.mark.parametrize(
@@ -106,7 +113,7 @@ def test_the_same_bits_twice_and_for_any_number_of_rows_a_program(monkeypatch):
 
 
 def test_ids_are_sorted_in_order_of_occurrence():
-    ids = torch.tensor([7, 3, -1, 7, 9, 2**40, 3, 0, 2**32 + 1, 7], device=DEVICE)
+    ids = torch.tensor([7, 3, 3 - 2**32, 7, 9, 2**40, 3, 0, 2**32 + 1, 7], device=DEVICE)
     rows = launches.sort_ids(ids, ROWS)
     assert rows.ids.tolist() == [-1, -1, -1, -1, 0, 3, 3, 7, 7, 7]
     assert rows.order.tolist() == [2, 4, 5, 8, 7, 1, 6, 0, 3, 9]

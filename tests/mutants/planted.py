@@ -1,10 +1,10 @@
 """All planted bugs, and the control."""
 
-from . import backward, forward, host
+from . import backward, deferred_adam, forward, host
 from .killers import TRITON
 from .runner import Mutant
 
-MUTANTS = [*forward.MUTANTS, *backward.MUTANTS, *host.MUTANTS]
+MUTANTS = [*forward.MUTANTS, *backward.MUTANTS, *host.MUTANTS, *deferred_adam.MUTANTS]
 
 
 def nothing(mutants):
