@@ -1,4 +1,4 @@
-"""Compiles the Triton loss for GPUs that are not there, and checks what the compiler made of it.
+"""Compiles the Triton kernels for GPUs that are not there, and checks what the compiler made of it.
 
 python -m bench.compile_report --quick      # the benchmarked variants, about a minute
 python -m bench.compile_report              # all shipped variants
@@ -29,8 +29,8 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 
 from bench import compile_variants as variants
-from bench.compile_variants import Variant
-from remi_fast.kernels import ihn_loss_launch as launches
+from bench.compile_variants import AdamVariant, Variant
+from remi_fast.kernels import deferred_adam_launch, ihn_loss_launch
 
 BUDGETS = Path(__file__).parent / "compile_budgets.json"
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
@@ -90,7 +90,7 @@ class AbsentGPU(DriverBase):
         raise NotImplementedError
 
 
-def compile_for(target: int, chosen: list[Variant]) -> list[Compilation]:
+def compile_for(target: int, chosen: list[Variant | AdamVariant]) -> list[Compilation]:
     """What these variants launch on an sm_<target>; what several launch, once."""
     triton.runtime.driver.set_active(AbsentGPU(target))
     made: dict[str, Compilation] = {}
@@ -108,14 +108,17 @@ def compile_for(target: int, chosen: list[Variant]) -> list[Compilation]:
     return list(made.values())
 
 
-def launched(variant: Variant) -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
+def launched(variant: Variant | AdamVariant) -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
     """Kernel, arguments and options (the grid, too) of each launch of a variant."""
     launches_made = []
 
     def note(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
         launches_made.append((kernel, arguments, {"grid": grid} | options))
 
-    with mock.patch.object(launches, "launch", note):
+    with (
+        mock.patch.object(ihn_loss_launch, "launch", note),
+        mock.patch.object(deferred_adam_launch, "launch", note),
+    ):
         variants.run(variant)
     return launches_made
 
@@ -145,11 +148,11 @@ def _tool(name: str, *arguments: str) -> str:
 
 
 def compile_all(
-    targets: list[int], chosen: list[Variant], jobs: int
+    targets: list[int], chosen: list[Variant | AdamVariant], jobs: int
 ) -> Iterator[list[Compilation]]:
     """`compile_for` each target in new processes, which Triton's interpreter does not rule."""
     os.environ.pop("TRITON_INTERPRET", None)
-    families: dict[str, list[Variant]] = {}
+    families: dict[str, list[Variant | AdamVariant]] = {}
     for variant in chosen:
         families.setdefault(variant.arithmetic, []).append(variant)
     tasks = [(target, family) for family in families.values() for target in targets]

@@ -1,4 +1,4 @@
-"""The shipped variants of the Triton loss, and the host code run on them without a GPU.
+"""The shipped variants of the Triton kernels, and the host code run on them without a GPU.
 
 The tensors are on torch's meta device: shapes, strides and alignment, but no memory. So the host
 code picks the tiles and Triton specialises the arguments as it does on a GPU.
@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from remi_fast.kernels import deferred_adam_launch as adam
 from remi_fast.kernels import ihn_loss_launch as launches
+from remi_fast.kernels.deferred_adam_state import AdamState, StepTable
 
 # Name: dtype of the tensors, dtype of the products, torch's float32 matmul precision.
 ARITHMETIC = {
@@ -26,6 +28,9 @@ TENSOR_CORES = ("tf32x3", "tf32", "bf16", "fp16")  # what is benchmarked
 BATCHES = (128, 1024, 8192)
 BETAS = (0.0, 0.1, 0.37, 10.0)  # besides 1: no second sum, one exponential, two, one
 DIMS = (16, 50, 100, 128, 200, 256)  # besides 64; rows of 50, 100, 200 are read otherwise
+ADAM_DIMS = (1, 16, 50, 100, 128, 256, 512)  # besides 64
+ADAM_BETAS = ((0.0, 0.999), (0.95, 0.98))  # besides 0.9, 0.999
+_GATHERED = 3968  # ids: 128 histories of 20, 128 targets, 1,280 negatives
 _HISTORY = 20
 _ITEMS = 368_000
 
@@ -47,15 +52,32 @@ class Variant:
         return " ".join([self.arithmetic, self.source, sizes, *self.options])
 
 
-def benchmarked() -> list[Variant]:
-    """The loss that the benchmark times, and the one of a training step."""
+@dataclass(frozen=True)
+class AdamVariant:
+    """One operation of deferred Adam: gather, read, update or flush."""
+
+    operation: str
+    dim: int = 64
+    betas: tuple[float, float] = (0.9, 0.999)
+    arithmetic: str = "adam"
+
+    def __str__(self) -> str:
+        return f"{self.arithmetic} {self.operation} d{self.dim} betas={self.betas}"
+
+
+def _adam(**sizes: Any) -> list[AdamVariant]:
+    return [AdamVariant(name, **sizes) for name in ("gather", "read", "update", "flush")]
+
+
+def benchmarked() -> list[Variant | AdamVariant]:
+    """The loss that the benchmark times, and the loss and deferred Adam of a training step."""
     timed = {"source": "rows", "options": ("routing",)}
     trained = {"batch": 128, "options": ("draw", "mask", "routing")}
     variants = [Variant(a, b, **timed) for a, b in product(TENSOR_CORES, BATCHES)]
-    return variants + [Variant(name, **trained) for name in TENSOR_CORES]
+    return [*variants, *(Variant(name, **trained) for name in TENSOR_CORES), *_adam()]
 
 
-def shipped() -> list[Variant]:
+def shipped() -> list[Variant | AdamVariant]:
     """Those, and every arithmetic with other sources, betas, options and sizes."""
     variants = benchmarked()
     for name in ARITHMETIC:
@@ -73,21 +95,51 @@ def shipped() -> list[Variant]:
             Variant(name, batch=1, source="rows"),
             Variant(name, batch=77, dim=50, source="catalogue"),
         ]
+    for dim in ADAM_DIMS:
+        variants += _adam(dim=dim)
+    for betas in ADAM_BETAS:
+        variants += _adam(betas=betas)
     return list(dict.fromkeys(variants))
 
 
-def run(variant: Variant) -> None:
-    """Forward and backward of a variant by the host code; its launches must be replaced."""
+def run(variant: Variant | AdamVariant) -> None:
+    """A variant by the host code, the loss forward and backward; launches must be replaced."""
+    if isinstance(variant, AdamVariant):
+        _call_adam(variant)
+    else:
+        _call_loss(variant)
+
+
+def _call_adam(variant: AdamVariant) -> None:
+    state = AdamState(
+        *(_empty(_ITEMS, variant.dim, dtype=torch.float32) for _ in range(3)),
+        stamp=_empty(_ITEMS, dtype=torch.int32),
+    )
+    steps, ids = StepTable(*variant.betas, 1e-8), _empty(_GATHERED, dtype=torch.int64)
+    rows = adam.sort_ids(ids, _ITEMS)
+    if variant.operation == "gather":
+        adam.catch_up(state, steps, rows)
+        adam.read(state, steps, ids, up_to_date=True)
+    elif variant.operation == "read":
+        adam.read(state, steps, ids)
+    elif variant.operation == "update":
+        gradients = _empty(_GATHERED, variant.dim, dtype=torch.float32)
+        adam.update(state, steps, rows, gradients)
+    else:
+        adam.catch_up(state, steps, None)
+
+
+def _call_loss(variant: Variant) -> None:
     _, _, precision = ARITHMETIC[variant.arithmetic]
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
-        _call(variant)
+        _forward_and_backward(variant)
     finally:
         torch.set_float32_matmul_precision(before)
 
 
-def _call(variant: Variant) -> None:
+def _forward_and_backward(variant: Variant) -> None:
     problem, options = _problem(variant), variant.options
     tensors = _tensors(variant, problem)
     interests, target, negatives, routing, target_ids, negative_ids, importance, _ = tensors
