@@ -329,7 +329,6 @@ def test_same_bits_for_any_number_of_threads():
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-38, 1e-45, 1e15, 1e25])
-@pytest.mark.filterwarnings("ignore:overflow encountered")
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_extreme_gradients_stay_finite(backend, value):
     """The square of the largest is infinite: Adam does not move then, and neither do late rows."""
