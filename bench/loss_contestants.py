@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 import remi_fast.functional as F
-from remi_fast.kernels import ihn_loss_native, reference
+from remi_fast.kernels import ihn_loss_tiled, reference
 from remi_fast.kernels.multi_interest_ihn_loss import multi_interest_ihn_loss_rows
 from remi_fast.losses import total_loss
 
@@ -119,10 +119,7 @@ def tiles(x: LossInputs) -> Tensor:
     """The closed form in PyTorch tiles, which the CPU runs where it has no AVX2."""
     target, negatives, options = _rows(x)
     query, _ = reference.select_interest(x.interests, target)
-    off = dict.fromkeys(("log_q", "target_log_q", "log_scale", "target_ids", "negative_ids"))
-    loss = ihn_loss_native.ihn_loss(
-        query, target, negatives, beta=x.size.beta, detach_weights=False, **(off | options)
-    )
+    loss = ihn_loss_tiled.ihn_loss(query, target, negatives, beta=x.size.beta, **options)
     return _with_rr(loss, x)
 
 

@@ -35,7 +35,7 @@ class Update:
         return self.batch * (20 + 1 + 10)
 
     def __str__(self) -> str:
-        return f"{self.items:.0e}-{self.batch}-{self.ids}".replace("e+0", "e")
+        return f"{self.items}-{self.batch}-{self.ids}"
 
 
 def popularity(update: Update) -> Tensor:

@@ -148,6 +148,7 @@ class IhnCall {
 }  // namespace
 
 void register_ihn_loss(py::module_& m) {
+    m.attr("IHN_LANES") = kLanes;
     m.def("ihn_loss_available", &ihn_loss_available);
     // noconvert everywhere: a silently converted copy would swallow what is written to it.
     py::class_<IhnCall>(m, "IhnCall")

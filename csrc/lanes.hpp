@@ -60,7 +60,7 @@ struct Vec {
     }
     static REMI_INLINE Float all(float value) { return Float{} + value; }
 
-    // exp(x) for x <= 0, within 2 units in the last place; 0 below -87.3, NaN stays NaN.
+    // exp(x) for x <= 0, within 1 unit in the last place; 0 below -87.3, NaN stays NaN.
     static REMI_INLINE Float exp(Float x) {
         const Float lowest = all(-87.3f);
         const Float y = x < lowest ? lowest : x;

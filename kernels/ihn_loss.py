@@ -1,7 +1,7 @@
 """Interest-aware hard negative loss: arguments checked, backend chosen.
 
-The formula is `reference.ihn_loss`; `ihn_loss_native.py` has it tile by tile in PyTorch,
-`ihn_loss_triton.py` in Triton.
+The formula is `reference.ihn_loss`; `multi_interest_ihn_loss_native.py` has it in C++,
+`ihn_loss_tiled.py` tile by tile in PyTorch, `ihn_loss_triton.py` in Triton.
 """
 
 import math
@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import ihn_loss_native, reference
-from . import multi_interest_ihn_loss_native as whole
+from . import ihn_loss_tiled, multi_interest_ihn_loss_native, reference
 from .dispatch import choose, full_precision
 
 MAX_TRITON_DIM = 256
@@ -125,10 +124,12 @@ def check_options(
 def _native(query: Tensor, target: Tensor, negatives: Tensor, **options: Any) -> Tensor:
     with full_precision(query.device):
         query, target, negatives = map(widened, (query, target, negatives))
-        if whole.can_take(query, target, negatives):
-            users = query.unsqueeze(1)
-            return whole.multi_interest_ihn_loss_rows(users, target, negatives, None, **options)[0]
-        return ihn_loss_native.ihn_loss(query, target, negatives, **options)
+        if multi_interest_ihn_loss_native.can_take(query, target, negatives):
+            loss, _, _ = multi_interest_ihn_loss_native.multi_interest_ihn_loss_rows(
+                query.unsqueeze(1), target, negatives, None, **options
+            )
+            return loss
+        return ihn_loss_tiled.ihn_loss(query, target, negatives, **options)
 
 
 def _reference(query: Tensor, target: Tensor, negatives: Tensor, **options: Any) -> Tensor:

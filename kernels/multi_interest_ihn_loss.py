@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import multi_interest_ihn_loss_native as whole
+from . import multi_interest_ihn_loss_native as native
 from .dispatch import choose, full_precision
 from .ihn_loss import check, check_options, ihn_loss, too_wide, widened
 from .negatives import sample_negatives
@@ -44,8 +44,8 @@ def multi_interest_ihn_loss_rows(
         with full_precision(interests.device):
             users, wanted, rows = map(widened, (interests, target, negatives))
             weights = None if routing is None else widened(routing)
-            if name == "native" and whole.can_take(users, wanted, rows, weights):
-                return whole.multi_interest_ihn_loss_rows(users, wanted, rows, weights, **options)
+            if name == "native" and native.can_take(users, wanted, rows, weights):
+                return native.multi_interest_ihn_loss_rows(users, wanted, rows, weights, **options)
             query, chosen = select_interest(users, wanted)
             loss = ihn_loss(query, wanted, rows, backend=name, **options)
             rr = None if weights is None else routing_regularizer(weights, dim)

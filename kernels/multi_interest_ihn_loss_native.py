@@ -1,29 +1,17 @@
 """The multi-interest IHN loss in C++ (csrc/ihn_loss.cpp): one operation, float32 on the CPU."""
 
-import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .dispatch import first_derivative_only
+from .ihn_loss_tiled import Options
 from .native import C
 from .negatives import importance
 
-LANES = 32  # users the C++ code works on at a time
+LANES: int = C.IHN_LANES  # users the C++ code works on at a time
 KEPT_SCORES = 1 << 18  # one megabyte: more are made again by the backward pass
-
-
-@dataclass(frozen=True)
-class _Options:
-    beta: float
-    log_scale: float
-    detach_weights: bool
-    target_ids: Tensor | None
-    negative_ids: Tensor | None
-    log_q: Tensor | None
-    target_log_q: Tensor | None
 
 
 def can_take(*tensors: Tensor | None) -> bool:
@@ -35,29 +23,14 @@ def can_take(*tensors: Tensor | None) -> bool:
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # the extension takes NumPy arrays
 def multi_interest_ihn_loss_rows(
-    interests: Tensor,
-    target: Tensor,
-    negatives: Tensor,
-    routing: Tensor | None,
-    *,
-    beta: float,
-    detach_weights: bool = False,
-    log_q: Tensor | None = None,
-    target_log_q: Tensor | None = None,
-    log_scale: float | None = None,
-    target_ids: Tensor | None = None,
-    negative_ids: Tensor | None = None,
+    interests: Tensor, target: Tensor, negatives: Tensor, routing: Tensor | None, **options: Any
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """interests (B, K, d), target (B, d), negatives (N, d), routing (B, K, L), all float32.
 
-    Returns loss (B,), chosen (B,) int64, rr (B,) or None.
+    `options` are those of `ihn_loss`. Returns loss (B,), chosen (B,) int64, rr (B,) or None.
     """
-    if log_scale is None:
-        log_scale = math.log(max(len(negatives), 1))
-    options = _Options(
-        beta, log_scale, detach_weights, target_ids, negative_ids, log_q, target_log_q
-    )
-    loss, chosen, rr = _Loss.apply(interests, target, negatives, routing, options)
+    chosen_options = Options.of(len(negatives), **options)
+    loss, chosen, rr = _Loss.apply(interests, target, negatives, routing, chosen_options)
     return loss, chosen, rr
 
 
@@ -69,7 +42,7 @@ class _Loss(torch.autograd.Function):
         target: Tensor,
         negatives: Tensor,
         routing: Tensor | None,
-        options: _Options,
+        options: Options,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         batch, _, dim = interests.shape
         empty = interests.new_empty
@@ -114,7 +87,7 @@ def _call(
     target: Tensor,
     negatives: Tensor,
     routing: Tensor | None,
-    options: _Options,
+    options: Options,
 ) -> Any:
     ids = [None if x is None else x.long() for x in (options.target_ids, options.negative_ids)]
     proposal = (importance(options.log_q), options.target_log_q)

@@ -20,7 +20,7 @@ def run(arguments: Any) -> int:
     facts = environment() | {
         "extension": C.__file__,
         "backends": {
-            "triton": "the loss on a GPU, through the library; training has no GPU code yet",
+            "triton": "loss and DeferredAdam on a GPU, as a library; trains on no GPU yet",
             "native": "the default: C++ and tiled PyTorch, float32 training on the CPU",
             "reference": "plain autograd formulas: the specification, slow",
         },

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import remi_fast.functional as F
-from remi_fast.kernels import ihn_loss_native
+from remi_fast.kernels import ihn_loss_tiled
 from tests.device import DEVICE
 from tests.kernels.errors import with_gradients
 from tests.kernels.test_ihn_loss import poisoned_memory, shape_triton
@@ -17,7 +17,7 @@ BACKENDS = ["native", "reference", "triton"]
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
-    monkeypatch.setattr(ihn_loss_native, "TILE_ELEMENTS", 70)
+    monkeypatch.setattr(ihn_loss_tiled, "TILE_ELEMENTS", 70)
     shape_triton(monkeypatch)
     with poisoned_memory():
         yield

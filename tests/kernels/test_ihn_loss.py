@@ -14,7 +14,7 @@ import triton.language as tl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from remi_fast.kernels import ihn_loss_launch, ihn_loss_native, reference
+from remi_fast.kernels import ihn_loss_launch, ihn_loss_tiled, reference
 from remi_fast.kernels.ihn_loss import ihn_loss
 from remi_fast.kernels.runtime import rounded
 from tests.device import DEVICE
@@ -27,7 +27,7 @@ BACKENDS = ["native", "triton"]
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Several tiles, uneven at the end, and with Triton several tiles in each of several parts."""
-    monkeypatch.setattr(ihn_loss_native, "TILE_ELEMENTS", 70)
+    monkeypatch.setattr(ihn_loss_tiled, "TILE_ELEMENTS", 70)
     shape_triton(monkeypatch)
     with poisoned_memory():
         yield
@@ -182,11 +182,11 @@ SHAPES = {
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_float32_error_budget_of_native(batch, negatives, dim, beta, scale, seed, tile):
     inputs = make(batch, negatives, dim, scale=scale, seed=seed, dtype=torch.float32)
-    before, ihn_loss_native.TILE_ELEMENTS = ihn_loss_native.TILE_ELEMENTS, tile
+    before, ihn_loss_tiled.TILE_ELEMENTS = ihn_loss_tiled.TILE_ELEMENTS, tile
     try:
         float32_within_budget("native", inputs, beta)
     finally:
-        ihn_loss_native.TILE_ELEMENTS = before
+        ihn_loss_tiled.TILE_ELEMENTS = before
 
 
 @given(**SHAPES)

@@ -22,34 +22,33 @@ TILE_ELEMENTS = 1 << 18  # scores worked on at a time: one megabyte, which stays
 
 
 @dataclass(frozen=True)
-class _Options:
+class Options:
+    """The options of `remi_fast.functional.ihn_loss`, as an autograd.Function passes them on."""
+
     beta: float
-    detach_weights: bool
     log_scale: float
-    log_q: Tensor | None
-    target_log_q: Tensor | None
-    target_ids: Tensor | None
-    negative_ids: Tensor | None
+    detach_weights: bool = False
+    log_q: Tensor | None = None
+    target_log_q: Tensor | None = None
+    target_ids: Tensor | None = None
+    negative_ids: Tensor | None = None
+
+    @classmethod
+    def of(cls, num_negatives: int, *, log_scale: float | None = None, **options: Any) -> "Options":
+        """With log_scale's default: log of the number of negatives."""
+        scale = math.log(max(num_negatives, 1)) if log_scale is None else log_scale
+        return cls(log_scale=scale, **options)
 
 
-def ihn_loss(
-    query: Tensor,
-    target: Tensor,
-    negatives: Tensor,
-    *,
-    log_scale: float | None,
-    **options: Any,
-) -> Tensor:
+def ihn_loss(query: Tensor, target: Tensor, negatives: Tensor, **options: Any) -> Tensor:
     """See `remi_fast.functional.ihn_loss`."""
-    if log_scale is None:
-        log_scale = math.log(max(len(negatives), 1))
-    return _IHNLoss.apply(query, target, negatives, _Options(log_scale=log_scale, **options))
+    return _IHNLoss.apply(query, target, negatives, Options.of(len(negatives), **options))
 
 
 class _IHNLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, target: Tensor, negatives: Tensor, options: _Options
+        ctx: Any, query: Tensor, target: Tensor, negatives: Tensor, options: Options
     ) -> Tensor:
         query, target, negatives = query.detach(), target.detach(), negatives.detach()
         maximum = query.new_full((len(query), 1), -math.inf)
@@ -89,7 +88,7 @@ class _IHNLoss(torch.autograd.Function):
     @first_derivative_only
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         query, target, negatives, maximum, hard_sum, weight_sum, margin, *kept = ctx.saved_tensors
-        options: _Options = ctx.options
+        options: Options = ctx.options
         strength = (grad_loss * torch.sigmoid(margin)).unsqueeze(1)  # dloss/dlogZ
         grad_target = -strength * query if ctx.needs_input_grad[1] else None
         grad_query = -strength * target if ctx.needs_input_grad[0] else None
@@ -120,7 +119,7 @@ def _tiles(rows: int, columns: int) -> list[slice]:
     return [slice(i, min(i + width, columns)) for i in range(0, columns, width)]
 
 
-def _mask(scores: Tensor, columns: slice, options: _Options) -> Tensor | None:
+def _mask(scores: Tensor, columns: slice, options: Options) -> Tensor | None:
     """Set the scores of negatives that are the row's target to -inf; return where."""
     if options.target_ids is None or options.negative_ids is None:
         return None
@@ -135,7 +134,7 @@ def _rescale(old: Tensor, new: Tensor) -> Tensor:
 
 
 def _exponentials(
-    scores: Tensor, maximum: Tensor, columns: slice, options: _Options
+    scores: Tensor, maximum: Tensor, columns: slice, options: Options
 ) -> tuple[Tensor, Tensor | None]:
     """exp((1 + beta)(s - max)) / q and exp(beta (s - max)) / q; the latter None if it is 1.
 
