@@ -135,7 +135,7 @@ def main() -> None:
     kinds = ("dense", "deferred", "lazy")
     curves = {kind: train(kind, data, config, arguments.eval_every) for kind in kinds}
     if arguments.save:
-        options = {name: str(value) for name, value in vars(arguments).items()}
+        options = {k: v.name if isinstance(v, Path) else v for k, v in vars(arguments).items()}
         print(results.save(arguments.save, {"options": options} | curves))
     if arguments.picture:
         title = f"{arguments.data.name}, {data.num_items:,} items, batch {arguments.batch_size}"
