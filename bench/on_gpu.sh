@@ -2,7 +2,7 @@
 # Everything that waits for a GPU, as one script; the results land in bench/results/ (and in $OUT).
 #
 #   sh bench/on_gpu.sh tests    the kernels' tests, natively, and a part of them under memcheck
-#   sh bench/on_gpu.sh bench    the loss beside its peers: sampled, then whole catalogues
+#   sh bench/on_gpu.sh bench    loss and table update beside their peers
 #
 # Needs python3 with torch >= 2.11 (CUDA), triton >= 3.6, NumPy, PyYAML, pytest, hypothesis,
 # setuptools, pybind11 and a C++ compiler. Peers take part if installed: cut-cross-entropy,
@@ -32,5 +32,6 @@ if [ "$1" = tests ]; then
 else
     python3 -m bench.loss_in_turns --save loss_in_turns_gpu
     python3 -m bench.loss_in_turns --catalogue --save loss_catalogue_gpu
+    python3 -m bench.update_in_turns --items 1e6 1e7 --save update_in_turns_gpu
 fi
 if [ -n "${OUT:-}" ]; then cp bench/results/*_gpu.json "$OUT" 2>/dev/null || true; fi
