@@ -45,7 +45,8 @@ class Variant:
     interests: int = 4
     source: str = "table"
     beta: float = 1.0
-    options: tuple[str, ...] = ("mask",)  # of mask, draw, log_q, detach, routing, no_slope, int32
+    # Some of mask, draw, log_q, detach, routing, no_slope, int32, half_interests.
+    options: tuple[str, ...] = ("mask",)
 
     def __str__(self) -> str:
         sizes = f"B{self.batch} d{self.dim} K{self.interests} beta={self.beta:g}"
@@ -95,6 +96,8 @@ def shipped() -> list[Variant | AdamVariant]:
             Variant(name, batch=1, source="rows"),
             Variant(name, batch=77, dim=50, source="catalogue"),
         ]
+    for dim in (50, 64, 128, 256):
+        variants.append(Variant("autocast", dim=dim, options=("mask", "half_interests")))
     for dim in ADAM_DIMS:
         variants += _adam(dim=dim)
     for betas in ADAM_BETAS:
@@ -180,7 +183,8 @@ def _tensors(variant: Variant, problem: launches.Problem) -> list[Any]:
     batch, dim, count, options = variant.batch, variant.dim, problem.num_negatives, variant.options
     id_dtype = torch.int32 if "int32" in options else torch.int64
     rows, catalogue = variant.source == "rows", variant.source == "catalogue"
-    interests = _empty(batch, variant.interests, dim, dtype=dtype)
+    from_half = torch.bfloat16 if "half_interests" in options else dtype  # a model's, in autocast
+    interests = _empty(batch, variant.interests, dim, dtype=from_half)
     target = _empty(batch if rows else _ITEMS, dim, dtype=dtype)
     negatives = _empty(count, dim, dtype=dtype) if rows else target
     history = (batch, variant.interests, _HISTORY)

@@ -5,6 +5,7 @@ captured in a CUDA graph.
 """
 
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -91,16 +92,27 @@ class Gradients(NamedTuple):
 # sm_90 and sm_100 (bench/compile_report.py). sm_90's own instruction, HGMMA, is four warps times 64
 # rows; with fewer users (forward) or negatives (backward) it is sm_80's. tf32x3, which keeps every
 # number twice, has 64 rows up to 64 dimensions only, and never where there is no HGMMA. For float64
-# Triton uses no tensor cores on sm_100.
+# Triton uses no tensor cores on sm_100. Under autocast float32 rows are read and rounded.
 _FORWARD = {
     "half": {64: Tiles(64, 64, 4), 128: Tiles(64, 64, 8), 256: Tiles(32, 32, 8)},
+    "half from float32": {64: Tiles(64, 32, 8), 128: Tiles(64, 64, 8), 256: Tiles(32, 32, 8)},
+    "half from float32 without warpgroups": {
+        64: Tiles(64, 32, 8),
+        128: Tiles(32, 64, 8),
+        256: Tiles(32, 32, 8),
+    },
     "tf32": {64: Tiles(64, 32, 4, registers=255), 128: Tiles(64, 32, 8), 256: Tiles(32, 32, 8)},
     "tf32x3": {64: Tiles(64, 16, 4, chunk=32), 256: Tiles(16, 32, 8, chunk=32)},
     "tf32x3 without warpgroups": {64: Tiles(32, 32, 8), 256: Tiles(16, 32, 8, chunk=32)},
-    "float64": {64: Tiles(16, 16, 4), 128: Tiles(16, 16, 8), 256: Tiles(8, 16, 8)},
+    "float64": {
+        64: Tiles(16, 16, 4),
+        128: Tiles(16, 16, 8, chunk=32),
+        256: Tiles(8, 16, 8, chunk=32),
+    },
 }
 _BACKWARD = {
     "half": {64: Tiles(64, 64, 4), 256: Tiles(64, 64, 8)},
+    "half from float32": {256: Tiles(64, 64, 8)},
     "tf32": {
         64: Tiles(64, 64, 4, registers=255),
         128: Tiles(64, 64, 8, registers=255),
@@ -116,21 +128,27 @@ _BACKWARD = {
 }
 
 
-def forward_tiles(batch: int, dim: int, dtype: torch.dtype) -> Tiles:
-    """Tiles of the forward pass; a small batch gets small ones, so that they are many."""
-    tiles = _lookup(_FORWARD, dim, dtype)
+def forward_tiles(batch: int, dim: int, dtype: torch.dtype, rows: torch.dtype) -> Tiles:
+    """Tiles of the forward pass; a small batch gets small ones, so that they are many.
+
+    dtype: that the scores are multiplied in; rows: the widest that is read.
+    """
+    tiles = _lookup(_FORWARD, dim, dtype, rows)
     return replace(tiles, negatives=min(tiles.negatives, 32)) if batch <= 128 else tiles
 
 
-def backward_tiles(dim: int, dtype: torch.dtype) -> Tiles:
+def backward_tiles(dim: int, dtype: torch.dtype, rows: torch.dtype) -> Tiles:
     """Tiles of the pass over the negatives; a program keeps its negatives."""
-    return _lookup(_BACKWARD, dim, dtype)
+    return _lookup(_BACKWARD, dim, dtype, rows)
 
 
-def _lookup(table: dict[str, dict[int, Tiles]], dim: int, dtype: torch.dtype) -> Tiles:
+def _lookup(
+    table: dict[str, dict[int, Tiles]], dim: int, dtype: torch.dtype, rows: torch.dtype
+) -> Tiles:
+    half = "half from float32" if rows == torch.float32 else "half"
     names = {torch.float64: "float64", torch.float32: dot_precision(dtype)}
-    name = names.get(dtype, "half")
-    if name == "tf32x3" and not has_warpgroups():
+    name = names.get(dtype, half)
+    if not has_warpgroups() and f"{name} without warpgroups" in table:
         name += " without warpgroups"
     tiles = table[name][min(size for size in table[name] if size >= dim)]
     # Other rows are read number by number: more threads share the registers for the addresses.
@@ -199,7 +217,8 @@ def forward(
     if problem.draw:
         negative_ids = out.negative_ids
     batch, num_interests, dim = interests.shape
-    tiles = forward_tiles(batch, dim, problem.dtype)
+    widest = _widest(interests, target, negatives)
+    tiles = forward_tiles(batch, dim, problem.dtype, widest)
     blocks = triton.cdiv(batch, tiles.users)
     splits, split_columns = _splits(problem.num_negatives, tiles.negatives, blocks)
     empty, sums, rows = interests.new_empty, _sum_type(problem.dtype), (splits, batch, dim)
@@ -234,6 +253,7 @@ def forward(
         K=num_interests, D=dim, A=a, Q=q, GATHER_TARGET=problem.source != "rows",
         DETACH=problem.detach_weights, SUM=DOT_TYPES[sums],
         BLOCK_S=_SPLITS_A_TIME, BLOCK_D=_block(dim), BLOCK_L=_block_of(routing),
+        maxnreg=255 if sums == torch.float64 else None,  # it spills a few by itself
     )  # fmt: skip
     return out
 
@@ -256,7 +276,7 @@ def backward_negatives(
     target_ids, negative_ids = _dense(target_ids), _dense(negative_ids)
     importance = _dense(importance)
     dim = interests.shape[2]
-    tiles = backward_tiles(dim, problem.dtype)
+    tiles = backward_tiles(dim, problem.dtype, _widest(interests, negatives))
     a, q = problem.root
     if problem.source == "catalogue":
         out[0].zero_()
@@ -315,6 +335,10 @@ def _splits(count: int, tile: int, blocks: int) -> tuple[int, int]:
 def _sum_type(dtype: torch.dtype) -> torch.dtype:
     """The dtype of sums, losses and statistics."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _widest(*tensors: Tensor) -> torch.dtype:
+    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
 
 
 def _types(dtype: torch.dtype) -> dict[str, tl.dtype | str]:
