@@ -1,5 +1,7 @@
 #include <algorithm>
 #include <memory>
+#include <mutex>
+#include <optional>
 
 #include "adam.hpp"
 #include "bindings.hpp"
@@ -48,6 +50,7 @@ class AdamView {
                  dim};
         hyper = {beta1, beta2, static_cast<float>(eps), step_size_.data(),
                  inv_sqrt_correction_.data()};
+        series.emplace(hyper);
     }
 
     void check_step(int64_t t) const {
@@ -57,6 +60,8 @@ class AdamView {
 
     AdamTable table;
     AdamHyper hyper;
+    std::optional<AdamSeries> series;
+    std::mutex one_caller;  // another Python thread may call while this one has released the GIL
 
   private:
     Array<float> weight_, exp_avg_, exp_avg_sq_;
@@ -69,7 +74,9 @@ void gather_rows(AdamView& view, int64_t t, const GatherPlan& plan, Array<float>
     check_shape(out, static_cast<int64_t>(plan.order.size()), view.table.dim, "out");
     float* rows = out.mutable_data();
     py::gil_scoped_release release;
-    adam_catch_up_and_gather(view.table, view.hyper, plan, t, rows);
+    std::lock_guard<std::mutex> lock(view.one_caller);
+    view.series->prepare(t);
+    adam_catch_up_and_gather(view.table, view.hyper, *view.series, plan, rows);
 }
 
 void read_rows(AdamView& view, int64_t t, const Array<int64_t>& ids, Array<float> out) {
@@ -78,7 +85,9 @@ void read_rows(AdamView& view, int64_t t, const Array<int64_t>& ids, Array<float
     check_shape(out, ids.size(), view.table.dim, "out");
     float* rows = out.mutable_data();
     py::gil_scoped_release release;
-    adam_read(view.table, view.hyper, ids.data(), ids.size(), t, rows);
+    std::lock_guard<std::mutex> lock(view.one_caller);
+    view.series->prepare(t);
+    adam_read(view.table, view.hyper, *view.series, ids.data(), ids.size(), rows);
 }
 
 void update_rows(AdamView& view, int64_t t, const GatherPlan& plan, const Array<float>& grads) {
@@ -86,13 +95,16 @@ void update_rows(AdamView& view, int64_t t, const GatherPlan& plan, const Array<
     check_shape(grads, static_cast<int64_t>(plan.order.size()), view.table.dim, "grads");
     const float* gradients = grads.data();
     py::gil_scoped_release release;
+    std::lock_guard<std::mutex> lock(view.one_caller);
     adam_update(view.table, view.hyper, plan, gradients, t);
 }
 
 void flush_rows(AdamView& view, int64_t t) {
     view.check_step(t);
     py::gil_scoped_release release;
-    adam_flush(view.table, view.hyper, t);
+    std::lock_guard<std::mutex> lock(view.one_caller);
+    view.series->prepare(t);
+    adam_flush(view.table, view.hyper, *view.series);
 }
 
 std::shared_ptr<GatherPlan> plan_gather(const Array<int64_t>& ids, int64_t num_rows) {

@@ -96,17 +96,19 @@ def flush(state: AdamState, steps: StepTable, *, backend: str = "auto") -> None:
 
 
 def _view(state: AdamState, steps: StepTable) -> "C.AdamView":
-    return C.AdamView(
-        state.weight.numpy(),
-        state.exp_avg.numpy(),
-        state.exp_avg_sq.numpy(),
-        state.stamp.numpy(),
-        steps.beta1,
-        steps.beta2,
-        steps.eps,
-        steps.step_size,
-        steps.inv_sqrt_correction,
-    )
+    """The C++ side of `state`; it keeps what it made of the steps so far, while they stay there."""
+    if state.native is None or state.native[0] is not steps.step_size:
+        tensors = (state.weight, state.exp_avg, state.exp_avg_sq, state.stamp)
+        view = C.AdamView(
+            *(tensor.numpy() for tensor in tensors),
+            steps.beta1,
+            steps.beta2,
+            steps.eps,
+            steps.step_size,
+            steps.inv_sqrt_correction,
+        )
+        state.native = (steps.step_size, view)
+    return state.native[1]
 
 
 def _native_gather(state: AdamState, steps: StepTable, rows: GatheredRows) -> Tensor:

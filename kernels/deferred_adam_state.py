@@ -1,11 +1,15 @@
 """What DeferredAdam keeps: the table with its moments and stamps, and the step sizes."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:  # the kernels for a GPU do not need it
+    from .native import C
 
 MAX_STEPS = 2**31 - 2  # stamps are int32
 _NEGLIGIBLE = 6e-8  # what adds nothing to a float
@@ -25,6 +29,7 @@ class AdamState:
     exp_avg: Tensor
     exp_avg_sq: Tensor
     stamp: Tensor
+    native: "tuple[np.ndarray, C.AdamView] | None" = field(default=None, init=False, repr=False)
 
 
 class StepTable:
@@ -95,6 +100,8 @@ class StepTable:
     def restore(self, step: int, runs: list[tuple[int, float]]) -> None:
         """Become the table of `step` steps with the learning rates of `runs`."""
         self.step, self.runs = 0, []
+        for name in ("_lr", "step_size", "inv_sqrt_correction"):  # new ones: old views are of these
+            setattr(self, name, np.zeros(step + 1))
         ends = ([first for first, _ in runs] + [step + 1])[1:]
         for (first, lr), end in zip(runs, ends, strict=True):
             for _ in range(first, end):

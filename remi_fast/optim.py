@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from remi_fast.kernels import deferred_adam as kernel
+from remi_fast.kernels.memory import table_zeros
 from remi_fast.models.item_table import ItemTable
 
 
@@ -67,9 +68,12 @@ class DeferredAdam(torch.optim.Optimizer):
             raise ValueError("table: it has a DeferredAdam already, expected one per table")
         super().__init__([table.weight], {"lr": lr, "betas": betas, "eps": eps})
         weight = table.weight.detach()
-        stamp = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
+        dtype, device = weight.dtype, weight.device
         self._adam = kernel.AdamState(
-            weight, torch.zeros_like(weight), torch.zeros_like(weight), stamp
+            weight,
+            exp_avg=table_zeros(*weight.shape, dtype=dtype, device=device),
+            exp_avg_sq=table_zeros(*weight.shape, dtype=dtype, device=device),
+            stamp=table_zeros(len(weight), dtype=torch.int32, device=device),
         )
         self._steps = kernel.StepTable(betas[0], betas[1], eps)
         self._backend = backend

@@ -22,7 +22,7 @@ ALLOWED = {
         "rich",
     }
     | OUTSIDE,
-    "remi_fast/models": {"models", "config", "kernels.self_attentive"} | OUTSIDE,
+    "remi_fast/models": {"models", "config", "kernels.memory", "kernels.self_attentive"} | OUTSIDE,
     "remi_fast/retrieval": {
         "retrieval",
         "models",

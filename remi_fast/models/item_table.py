@@ -6,6 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from remi_fast.kernels.memory import table_zeros
+
 
 class RowSource(Protocol):
     """What an optimizer that owns late rows offers to the table (see DeferredAdam)."""
@@ -46,7 +48,8 @@ class ItemTable(nn.Module):
                 f"got num_items {num_items}, dim {dim}; "
                 "expected at least 2 (padding and one item) and 1"
             )
-        weight = torch.empty(num_items, dim, device=device)
+        where = torch.get_default_device() if device is None else torch.device(device)
+        weight = table_zeros(num_items, dim, dtype=torch.float32, device=where)
         weight.normal_(0.0, math.sqrt(2 / dim) if std is None else std, generator=generator)
         weight[0] = 0
         self.weight = nn.Parameter(weight, requires_grad=False)

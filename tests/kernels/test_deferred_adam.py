@@ -176,6 +176,23 @@ def check_missed_steps(tau, gap, betas, backend):
         torch.testing.assert_close(mine, true, rtol=1e-5, atol=1e-29)
 
 
+def test_what_is_kept_between_steps_is_made_anew_for_other_steps():
+    """Rows of many stamps, read at every step; then the same table with other learning rates."""
+    state, exact, table = late_rows(400, 0, (0.9, 0.999), "native")
+    ids = torch.tensor([1, 2, 3, 4])
+    for stamp in (state.stamp, exact.stamp):
+        stamp.copy_(torch.tensor([0, 301, 320, 399, 400]))
+    for number in range(800):
+        table.advance(1e-3 + 1e-6 * number)
+        kernel.read(state, table, ids)
+    for lr in (None, 3e-2):
+        if lr is not None:
+            table.restore(1150, [(1, lr), (350, 2 * lr)])
+        expected = kernel.read(exact, table, ids, backend="reference")
+        read = kernel.read(state, table, ids, backend="native")
+        torch.testing.assert_close(read.double(), expected, rtol=1e-6, atol=1e-30)
+
+
 @pytest.mark.parametrize("tau", [1, 2, 3, 5, 10, 30, 99, 299, 300, 301, 1000])
 @pytest.mark.parametrize("gap", [1, 2, 9, 40, 159, 160, 1023, 1024, 3000])
 def test_series_of_missed_steps(tau, gap):
