@@ -64,7 +64,7 @@ class CatchUp {
     // Brings `weight` (and, unless null, the moments) of a row from step tau to the series' step.
     void row(float* weight, float* exp_avg, float* exp_avg_sq, const float* old_exp_avg,
              const float* old_exp_avg_sq, int64_t dim, int64_t tau) {
-        if (tau == 0 || tau >= series_.step()) return;  // never touched: moments 0; or up to date
+        if (tau <= 0 || tau >= series_.step()) return;  // never touched: moments 0; or up to date
         if (const AdamSegment* whole = series_.whole(tau))
             apply_segment(weight, old_exp_avg, old_exp_avg_sq, dim, eps_, *whole);
         else

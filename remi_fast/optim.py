@@ -183,7 +183,11 @@ class DeferredAdam(torch.optim.Optimizer):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a `state_dict`. Raises ValueError for other shapes, betas or eps."""
+        """Continue from a `state_dict`.
+
+        Raises ValueError, before anything is changed, for other shapes, betas or eps, and for
+        stamps outside [0, step].
+        """
         betas, eps = self.param_groups[0]["betas"], self.param_groups[0]["eps"]
         if tuple(state_dict["betas"]) != tuple(betas) or state_dict["eps"] != eps:
             raise ValueError(
@@ -197,7 +201,14 @@ class DeferredAdam(torch.optim.Optimizer):
                     f"state_dict[{name!r}]: got shape {tuple(state_dict[name].shape)}, "
                     f"expected {tuple(mine.shape)}"
                 )
-            mine.copy_(state_dict[name])
+        low, high = (int(end) for end in state_dict["stamp"].aminmax())
+        if low < 0 or high > state_dict["step"]:
+            raise ValueError(
+                f"state_dict['stamp']: got {low} to {high}, "
+                f"expected 0 to {state_dict['step']}, the step of the state"
+            )
+        for name in ("exp_avg", "exp_avg_sq", "stamp"):
+            getattr(self._adam, name).copy_(state_dict[name])
         self._forget()
         self._steps.restore(state_dict["step"], [(int(j), lr) for j, lr in state_dict["lr_runs"]])
         self.param_groups[0]["lr"] = state_dict["lr"]

@@ -148,6 +148,16 @@ def test_refusals():
         other.load_state_dict(optimizer.state_dict())
 
 
+@pytest.mark.parametrize("stamp", [-1, 1])
+def test_stamps_of_a_state_are_steps_it_has_taken(stamp):
+    optimizer = DeferredAdam(ItemTable(3, 2))
+    before = optimizer.state_dict()["exp_avg"].clone()
+    bad = {"stamp": torch.tensor([0, stamp, 0]), "exp_avg": torch.ones(3, 2)}
+    with pytest.raises(ValueError, match=rf"'stamp'\]: got {min(stamp, 0)} to .*expected 0 to 0"):
+        optimizer.load_state_dict(optimizer.state_dict() | bad)
+    assert torch.equal(optimizer.state_dict()["exp_avg"], before)
+
+
 def both(lr=0.01):
     """The same float64 model twice, each with its optimizers: deferred, and dense from torch."""
     models = []
