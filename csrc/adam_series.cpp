@@ -7,12 +7,14 @@
 
 namespace {
 
-constexpr double kSegmentGrowth = 0.2;  // keeps the series within 5e-8 at every step (tests)
-constexpr double kVariation = 0.17;     // of beta2^k over a segment: all 159 at (0.9, 0.999)
-constexpr double kNegligible = 6e-8;    // what adds nothing to a float
-constexpr double kGone = 1e-38;         // what a float cannot hold
-constexpr int64_t kLanes = 8;           // partial sums, whatever the instruction set
-constexpr int kMoments = 5;             // sums of c r^q, q = 0..4
+constexpr int64_t kTabledGaps = 1 << 16;
+constexpr int64_t kTabledStamps = 1 << 20;  // when a training goes on
+constexpr double kSegmentGrowth = 0.2;      // keeps the series within 5e-8 at every step (tests)
+constexpr double kVariation = 0.17;         // of beta2^k over a segment: all 159 at (0.9, 0.999)
+constexpr double kNegligible = 6e-8;        // what adds nothing to a float
+constexpr double kGone = 1e-38;             // what a float cannot hold
+constexpr int64_t kLanes = 8;               // partial sums, whatever the instruction set
+constexpr int kMoments = 5;                 // sums of c r^q, q = 0..4
 
 // Missed steps after which a row hardly moves any more: step k moves it by a multiple of
 // (beta1 / sqrt(beta2))^k, or where eps is most of the denominator, of beta1^k.
@@ -82,12 +84,12 @@ AdamSeries::AdamSeries(const AdamHyper& hyper) : hyper_(hyper) {
 void AdamSeries::prepare(int64_t t) {
     if (t == step_) return;
     step_ = t;
-    while (static_cast<int64_t>(decay_.size()) < t)
+    while (static_cast<int64_t>(decay_.size()) < std::min(t, kTabledGaps))
         decay_.push_back(decay_after(hyper_, static_cast<int64_t>(decay_.size())));
     if (horizon_ > longest_) return;
     make_by_gap();
-    for (int64_t tau = settled_ + static_cast<int64_t>(by_stamp_.size()); tau + horizon_ <= t;
-         ++tau)
+    if (by_stamp_.empty()) first_ = std::max(settled_, t - horizon_ - kTabledStamps);
+    for (int64_t tau = first_ + static_cast<int64_t>(by_stamp_.size()); tau + horizon_ <= t; ++tau)
         by_stamp_.push_back(segment(tau, 0, horizon_));
 }
 
@@ -126,4 +128,8 @@ void AdamSeries::segments(int64_t tau, std::vector<AdamSegment>& made) const {
         made.push_back(segment(tau, first, last));
         first = last;
     }
+}
+
+AdamDecay AdamSeries::decay(int64_t gap) const {
+    return gap < static_cast<int64_t>(decay_.size()) ? decay_[gap] : decay_after(hyper_, gap);
 }

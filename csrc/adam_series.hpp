@@ -32,16 +32,16 @@ class AdamSeries {
     void prepare(int64_t t);
     int64_t step() const { return step_; }
 
-    // All missed steps of a row stamped tau, 0 < tau < t, or null where one series cannot do.
+    // All missed steps of a row stamped tau, 0 < tau < t, or null where `segments` has to do.
     const AdamSegment* whole(int64_t tau) const {
-        if (tau < settled_ || horizon_ > longest_) return nullptr;
+        if (tau < first_ || horizon_ > longest_) return nullptr;
         const int64_t gap = step_ - tau;
-        return gap < horizon_ ? &by_gap_[gap] : &by_stamp_[tau - settled_];
+        return gap < horizon_ ? &by_gap_[gap] : &by_stamp_[tau - first_];
     }
     // The same as several segments.
     void segments(int64_t tau, std::vector<AdamSegment>& made) const;
 
-    const AdamDecay& decay(int64_t gap) const { return decay_[gap]; }  // 0 <= gap < step
+    AdamDecay decay(int64_t gap) const;
 
   private:
     AdamSegment segment(int64_t tau, int64_t first, int64_t last) const;
@@ -49,6 +49,7 @@ class AdamSeries {
 
     AdamHyper hyper_;
     int64_t step_ = -1;
+    int64_t first_ = 0;                  // stamp of by_stamp_[0]
     int64_t horizon_;                    // later missed steps add nothing to a float
     int64_t settled_;                    // from this step on the bias corrections change slowly
     int64_t longest_;                    // steps over which beta2^(k/2) is nearly constant
@@ -56,5 +57,5 @@ class AdamSeries {
     std::vector<double> beta2_powers_;   // beta2^(k/2), by k - 1
     std::vector<AdamDecay> decay_;       // by gap
     std::vector<AdamSegment> by_gap_;    // up to the horizon, at step_
-    std::vector<AdamSegment> by_stamp_;  // from the horizon on, by tau - settled_
+    std::vector<AdamSegment> by_stamp_;  // from the horizon on, by tau - first_
 };
