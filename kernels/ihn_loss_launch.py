@@ -5,7 +5,6 @@ captured in a CUDA graph.
 """
 
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -338,7 +337,7 @@ def _sum_type(dtype: torch.dtype) -> torch.dtype:
 
 
 def _widest(*tensors: Tensor) -> torch.dtype:
-    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
+    return max((tensor.dtype for tensor in tensors), key=lambda dtype: dtype.itemsize)
 
 
 def _types(dtype: torch.dtype) -> dict[str, tl.dtype | str]:
