@@ -183,8 +183,8 @@ def _tensors(variant: Variant, problem: launches.Problem) -> list[Any]:
     batch, dim, count, options = variant.batch, variant.dim, problem.num_negatives, variant.options
     id_dtype = torch.int32 if "int32" in options else torch.int64
     rows, catalogue = variant.source == "rows", variant.source == "catalogue"
-    from_half = torch.bfloat16 if "half_interests" in options else dtype  # a model's, in autocast
-    interests = _empty(batch, variant.interests, dim, dtype=from_half)
+    interests_dtype = torch.bfloat16 if "half_interests" in options else dtype
+    interests = _empty(batch, variant.interests, dim, dtype=interests_dtype)
     target = _empty(batch if rows else _ITEMS, dim, dtype=dtype)
     negatives = _empty(count, dim, dtype=dtype) if rows else target
     history = (batch, variant.interests, _HISTORY)

@@ -13,6 +13,7 @@ constexpr double kSegmentGrowth = 0.2;      // keeps the series within 5e-8 at e
 constexpr double kVariation = 0.17;         // of beta2^k over a segment: all 159 at (0.9, 0.999)
 constexpr double kNegligible = 6e-8;        // what adds nothing to a float
 constexpr double kGone = 1e-38;             // what a float cannot hold
+constexpr double kSmallestUnit = 1e-300;    // of r, where beta2^(k/2) itself underflows
 constexpr int64_t kLanes = 8;               // partial sums, whatever the instruction set
 constexpr int kMoments = 5;                 // sums of c r^q, q = 0..4
 
@@ -27,21 +28,23 @@ int64_t horizon(const AdamHyper& hyper) {
     return static_cast<int64_t>(std::ceil(steps));
 }
 
-// Sums of c_k r_k^q over n steps, with c_k = step_size[k] beta1^k, r_k = correction[k] beta2^(k/2).
+// Sums of c_k (r_k / unit)^q over n steps: c_k = step_size[k] beta1^k, r_k = correction[k]
+// beta2^(k/2). Relative, because r^4 alone leaves the range of a double where beta2 is small.
 REMI_SIMD void sum_moments(const double* step_size, const double* correction,
-                           const double* beta1_powers, const double* beta2_powers, int64_t n,
-                           double* moments) {
+                           const double* beta1_powers, const double* beta2_powers, double unit,
+                           int64_t n, double* moments) {
+    const double inv_unit = 1 / unit;
     double sums[kMoments][kLanes] = {};
     int64_t k = 0;
     for (; k + kLanes <= n; k += kLanes)
         for (int64_t l = 0; l < kLanes; ++l) {
             double term = step_size[k + l] * beta1_powers[k + l];
-            const double r = correction[k + l] * beta2_powers[k + l];
+            const double r = correction[k + l] * beta2_powers[k + l] * inv_unit;
             for (int q = 0; q < kMoments; ++q, term *= r) sums[q][l] += term;
         }
     for (int64_t l = 0; k + l < n; ++l) {
         double term = step_size[k + l] * beta1_powers[k + l];
-        const double r = correction[k + l] * beta2_powers[k + l];
+        const double r = correction[k + l] * beta2_powers[k + l] * inv_unit;
         for (int q = 0; q < kMoments; ++q, term *= r) sums[q][l] += term;
     }
     for (int q = 0; q < kMoments; ++q) {
@@ -50,15 +53,19 @@ REMI_SIMD void sum_moments(const double* step_size, const double* correction,
     }
 }
 
-// From moments about 0 to moments about the mean; in double what cancels is far below a float.
-AdamSegment about_mean(const double* moments) {
+// From moments about 0, in units of r, to moments about the mean; what cancels is far below a
+// float, in double.
+AdamSegment about_mean(const double* moments, double unit) {
     const double t0 = moments[0];
     if (t0 == 0) return {1.0f, 0.0f, 0.0f, 0.0f, 0.0f};  // learning rate 0 all along
-    const double r0 = moments[1] / t0;
-    const double second = moments[2] / (t0 * r0 * r0);
-    const double third = moments[3] / (t0 * r0 * r0 * r0);
-    const double fourth = moments[4] / (t0 * r0 * r0 * r0 * r0);
-    return {static_cast<float>(r0), static_cast<float>(t0), static_cast<float>(t0 * (second - 1)),
+    const double mean = moments[1] / t0;
+    if (mean == 0) return {0.0f, static_cast<float>(t0), 0.0f, 0.0f, 0.0f};  // eps is all there is
+    const double inv = 1 / mean;
+    const double second = moments[2] / t0 * inv * inv;
+    const double third = moments[3] / t0 * inv * inv * inv;
+    const double fourth = moments[4] / t0 * inv * inv * inv * inv;
+    return {static_cast<float>(mean * unit), static_cast<float>(t0),
+            static_cast<float>(t0 * (second - 1)),
             static_cast<float>(t0 * (third - 3 * second + 2)),
             static_cast<float>(t0 * (fourth - 4 * third + 6 * second - 3))};
 }
@@ -103,16 +110,19 @@ void AdamSeries::make_by_gap() {
         const double correction = hyper_.inv_sqrt_correction[step_ - gap + 1];
         for (int q = 0; q < kMoments; ++q, term *= correction)
             moments[q] = factors[q] * (term + moments[q]);
-        by_gap_.push_back(about_mean(moments));
+        by_gap_.push_back(about_mean(moments, 1.0));  // beta2 is near 1 here
     }
 }
 
 // Missed steps tau+first+1 .. tau+last of a row stamped tau.
 AdamSegment AdamSeries::segment(int64_t tau, int64_t first, int64_t last) const {
+    const double* step_size = hyper_.step_size + tau + first + 1;
+    const double* correction = hyper_.inv_sqrt_correction + tau + first + 1;
+    const double unit = std::max(correction[0] * beta2_powers_[first], kSmallestUnit);
     double moments[kMoments];
-    sum_moments(hyper_.step_size + tau + first + 1, hyper_.inv_sqrt_correction + tau + first + 1,
-                beta1_powers_.data() + first, beta2_powers_.data() + first, last - first, moments);
-    return about_mean(moments);
+    sum_moments(step_size, correction, beta1_powers_.data() + first, beta2_powers_.data() + first,
+                unit, last - first, moments);
+    return about_mean(moments, unit);
 }
 
 void AdamSeries::segments(int64_t tau, std::vector<AdamSegment>& made) const {

@@ -23,6 +23,7 @@ class AdamState:
 
     weight, exp_avg, exp_avg_sq: (I, d) float32 (the reference takes any floating dtype),
     contiguous; stamp: (I,) int32. Row 0 is padding: it is read as it is and never updated.
+    native: the step sizes and the C++ view of these tensors that was made with them.
     """
 
     weight: Tensor

@@ -211,6 +211,16 @@ def test_series_of_missed_steps_for_any_betas(backend, betas, tau, gap):
     check_missed_steps(tau, gap, betas, backend)
 
 
+@pytest.mark.parametrize("tau, gap", [(5, 700), (301, 2000)])
+@pytest.mark.parametrize("betas", [(0.9, 0.5), (0.9, 0.05)])
+def test_powers_of_a_small_beta2_may_underflow(betas, tau, gap):
+    state, exact, table = late_rows(tau, gap, betas, "native")
+    ids = torch.tensor([1, 2, 3, 4])
+    expected = kernel.read(exact, table, ids, backend="reference")
+    read = kernel.read(state, table, ids, backend="native")
+    torch.testing.assert_close(read.double(), expected, rtol=2e-6, atol=1e-30)
+
+
 @pytest.mark.parametrize("gap", [1, 2, 10, 10_000])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_rows_touched_again(backend, gap):
