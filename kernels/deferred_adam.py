@@ -96,7 +96,7 @@ def flush(state: AdamState, steps: StepTable, *, backend: str = "auto") -> None:
 
 
 def _view(state: AdamState, steps: StepTable) -> "C.AdamView":
-    """The C++ view of `state`, made anew when the step sizes move: it keeps series of past steps."""
+    """The C++ view of `state`, made anew when the step sizes move; it keeps past series."""
     if state.native is None or state.native[0] is not steps.step_size:
         tensors = (state.weight, state.exp_avg, state.exp_avg_sq, state.stamp)
         view = C.AdamView(
