@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CPP := $(wildcard csrc/*.cpp csrc/*.hpp)
 
-.PHONY: train compare test lint format bench clean
+.PHONY: train compare test test-all lint format bench clean
 
 train: $(INSTALLED)  ## train REMI on the demo data, show metrics and recommendations
 	$(BIN)/remi-fast train demo --out $(RUN)
@@ -17,6 +17,10 @@ compare: $(INSTALLED)  ## plain sampled softmax against REMI on the demo data
 
 test: lint  ## lint and the test suite
 	$(BIN)/python -m pytest
+
+test-all: lint  ## the same in its long forms, for hours: before a release
+	$(BIN)/python -m pytest --full
+	$(BIN)/python -m tests.mutants
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

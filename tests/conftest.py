@@ -9,6 +9,18 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before the first import of triton
 
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="the long forms, as in `make test-all`")
+
+
+@pytest.fixture(scope="session")
+def at_scale(request):
+    """at_scale(short, full): the one or, with --full, the other."""
+    full = request.config.getoption("--full")
+    return lambda short, long: long if full else short
+
+
 # Imported where used, below: the kernels' tests also run on a GPU machine with little more than
 # torch, triton and NumPy.
 
