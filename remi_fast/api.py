@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remi_fast.config import DEMO, Config
-from remi_fast.errors import DataError, RemiFastError
+from remi_fast.errors import DataError
 from remi_fast.training import trainer
 from remi_fast.training.run_folder import RunFolder
 
@@ -71,14 +71,10 @@ def load(run: str | Path) -> "Recommender":
     Raises RunFolderError if `run` is not a run folder or has no best checkpoint yet,
     CorruptFileError if a file of it was damaged.
     """
-    import polars
-
+    from remi_fast.data.dataset import read_table
     from remi_fast.retrieval.recommend import Recommender
 
     folder = RunFolder.open(Path(run))
-    if not folder.items_file.is_file():
-        raise RemiFastError(f"{folder.items_file}: file is missing")
-    items = polars.read_parquet(folder.items_file)
-    config = folder.config()
+    config, items = folder.config(), read_table(*folder.items(), first=1)
     trainer.set_threads(config.train.threads)
     return Recommender(trainer.load_model(folder, config, len(items) + 1), items)

@@ -5,13 +5,17 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from remi_fast.errors import CorruptFileError
 
 CHECKSUM_CHUNK = 4 << 20  # bytes covered by one CRC-32, so that an error can name an offset
+MAX_JSON = 16 << 20  # bytes of a manifest: the checksums of 3 TB
 
 
 def fsync_path(path: Path) -> None:
@@ -75,27 +79,107 @@ def recover_folder(path: Path) -> None:
 
 def checksums(path: Path) -> dict[str, Any]:
     """Size and CRC-32 of every 4 MiB of a file, as the manifests store them."""
-    crcs = []
+    size = path.stat().st_size
+    offsets = range(0, size, CHECKSUM_CHUNK)
+    if len(offsets) <= 1:
+        crcs = [_crc32_at(path, offset) for offset in offsets]
+    else:  # zlib leaves the interpreter to other threads
+        with ThreadPoolExecutor(min(4, len(os.sched_getaffinity(0)))) as pool:
+            crcs = list(pool.map(partial(_crc32_at, path), offsets))
+    return {"bytes": size, "crc32_per_4MiB": crcs}
+
+
+def _crc32_at(path: Path, offset: int) -> str:
     with open(path, "rb") as file:
-        while chunk := file.read(CHECKSUM_CHUNK):
-            crcs.append(f"{zlib.crc32(chunk):08x}")
-    return {"bytes": path.stat().st_size, "crc32_per_4MiB": crcs}
+        file.seek(offset)
+        return f"{zlib.crc32(file.read(CHECKSUM_CHUNK)):08x}"
 
 
-def verify(path: Path, expected: dict[str, Any]) -> None:
+def verify(path: Path, expected: Any) -> None:
     """Raise CorruptFileError, naming file and offset, unless the file is as `checksums` saw it."""
+    if not _are_checksums(expected):
+        raise CorruptFileError(f"{path}: its checksums are listed as {expected!r:.100}")
+    want_bytes, want_crcs = expected["bytes"], expected["crc32_per_4MiB"]
     if not path.is_file():
-        raise CorruptFileError(f"{path}: file is missing; expected {expected['bytes']} bytes")
-    actual = checksums(path)
-    if actual["bytes"] != expected["bytes"]:
+        raise CorruptFileError(f"{path}: file is missing; expected {want_bytes} bytes")
+    size = path.stat().st_size
+    if size != want_bytes:
+        chunk = min(size, want_bytes) // CHECKSUM_CHUNK
+        want = want_crcs[chunk] if chunk < len(want_crcs) else None
         raise CorruptFileError(
-            f"{path}: got {actual['bytes']} bytes, expected {expected['bytes']}: "
-            "the file was truncated or extended"
+            f"{path}: got {size} bytes, expected {want_bytes}: the file was truncated or extended; "
+            + _mismatch(chunk, _crc32_at(path, chunk * CHECKSUM_CHUNK), want)
         )
-    pairs = zip(actual["crc32_per_4MiB"], expected["crc32_per_4MiB"], strict=True)
-    for i, (got, want) in enumerate(pairs):
+    for chunk, (got, want) in enumerate(zip_longest(checksums(path)["crc32_per_4MiB"], want_crcs)):
         if got != want:
+            raise CorruptFileError(f"{path}: {_mismatch(chunk, got, want)}")
+
+
+def _mismatch(chunk: int, got: str | None, want: str | None) -> str:
+    return (
+        f"checksum mismatch in the 4 MiB at offset {chunk * CHECKSUM_CHUNK}: "
+        f"got crc32 {got}, expected {want}"
+    )
+
+
+def verify_folder(folder: Path, index: str, listed: Any) -> None:
+    """Verify every file that the folder's `index` lists, and that there is no other.
+
+    Hidden files are left alone: they are those of file managers and file systems.
+    """
+    if not isinstance(listed, dict):
+        raise CorruptFileError(f"{folder / index}: got files {listed!r:.100}, expected an object")
+    for name, expected in listed.items():
+        if Path(name).name != name:
             raise CorruptFileError(
-                f"{path}: checksum mismatch in the 4 MiB at offset {i * CHECKSUM_CHUNK}: "
-                f"got crc32 {got}, expected {want}"
+                f"{folder / index}: lists {name!r:.100}, expected names of files in this folder"
             )
+        verify(folder / name, expected)
+    for path in folder.iterdir():
+        if path.name not in listed and path.name != index and not path.name.startswith("."):
+            raise CorruptFileError(
+                f"{path}: got a file that {index} does not list, expected none beside the "
+                f"{len(listed)} that it does"
+            )
+
+
+def _are_checksums(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and type(value.get("bytes")) is int
+        and value["bytes"] >= 0
+        and isinstance(value.get("crc32_per_4MiB"), list)
+    )
+
+
+def write_checked_json(path: Path, value: dict[str, Any]) -> None:
+    """`write_json` of an object that is not empty, with the CRC-32 of the text as its last key."""
+    body = json.dumps(value, indent=2).removesuffix("\n}").encode()
+    write_file(path, lambda p: p.write_bytes(body + _json_end(zlib.crc32(body))))
+
+
+def read_checked_json(path: Path) -> dict[str, Any]:
+    """What `write_checked_json` wrote, with the key "crc32". Raises CorruptFileError."""
+    if not path.is_file():
+        raise CorruptFileError(f"{path}: file is missing")
+    size = path.stat().st_size
+    if size > MAX_JSON:
+        raise CorruptFileError(f"{path}: got {size} bytes, expected at most {MAX_JSON}")
+    text = path.read_bytes()
+    end = max(0, len(text) - len(_json_end(0)))
+    crc = zlib.crc32(text[:end])
+    if text[end:] != _json_end(crc):
+        raise CorruptFileError(
+            f"{path}: checksum mismatch in the {end} bytes at offset 0: got crc32 {crc:08x}, and "
+            f"{text[end:]!r} at offset {end}, where that checksum was expected: "
+            "damaged, or not a file of remi-fast"
+        )
+    try:
+        value: dict[str, Any] = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CorruptFileError(f"{path}: not valid JSON: {error}") from None
+    return value
+
+
+def _json_end(crc: int) -> bytes:
+    return f',\n  "crc32": "{crc:08x}"\n}}\n'.encode()

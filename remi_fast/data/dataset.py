@@ -1,7 +1,5 @@
 """A prepared dataset on disk, memory-mapped: what training, evaluation and export read."""
 
-import json
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +16,7 @@ if TYPE_CHECKING:
 
 FORMAT = "remi-fast-dataset"
 VERSION = 1
+MANIFEST = "manifest.json"
 
 Array = npt.NDArray[Any]
 
@@ -32,7 +31,10 @@ ARRAYS: dict[str, tuple[type[np.signedinteger[Any]], int]] = {
     "test_users.npy": (np.int32, 0),
     "test_spans.npy": (np.int64, 3),
 }
-TABLES = ("items.parquet", "users.parquet")
+TABLES = {
+    "items.parquet": ("item_id", "index", "count"),
+    "users.parquet": ("user_id", "index"),
+}
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,10 @@ class Dataset:
     checksum            CRC-32 of the manifest, which holds those of the files: identifies the data
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], arrays: dict[str, Array], crc: str):
+    def __init__(self, path: Path, manifest: dict[str, Any], arrays: dict[str, Array]):
         self.path = path
         self.manifest = manifest
-        self.checksum = crc
+        self.checksum: str = manifest["crc32"]
         self.num_users: int = manifest["counts"]["users"]
         self.num_items: int = manifest["counts"]["items"] + 1
         self.num_interactions: int = manifest["counts"]["interactions"]
@@ -80,23 +82,19 @@ class Dataset:
 
     @classmethod
     def open(cls, path: str | Path, verify: bool = True) -> "Dataset":
-        """Open a folder made by `prepare`. `verify=False` skips the checksums, nothing else.
+        """Open a folder made by `prepare`. `verify=False` skips the files' checksums.
 
         Raises DataError when the folder is not a dataset of this version, CorruptFileError when a
-        file is missing or is not what was written.
+        file is missing, is not what was written, or was not written by `prepare`.
         """
         path = Path(path)
-        manifest, crc = _read_manifest(path)
-        for name in (*ARRAYS, *TABLES):
-            expected = manifest["files"][name]
-            if verify:
-                files.verify(path / name, expected)
-            else:
-                _check_size(path / name, expected["bytes"])
+        manifest = _read_manifest(path)
+        if verify:
+            files.verify_folder(path, MANIFEST, manifest["files"])
         arrays = {name: _map_array(path / name, *form) for name, form in ARRAYS.items()}
         _check_counts(path, manifest["counts"], arrays)
         _check_ranges(path, manifest["counts"], arrays)
-        return cls(path, manifest, arrays, crc)
+        return cls(path, manifest, arrays)
 
     def eval_split(self, name: str) -> EvalSplit:
         """The users held out as "valid" or "test"."""
@@ -107,36 +105,53 @@ class Dataset:
     @cached_property
     def item_table(self) -> "pl.DataFrame":
         """item_id, index (int32), count (int64): one row an item, in the order of the index."""
-        return self._table("items.parquet", self.num_items - 1, first=1)
+        return read_table(self.path / "items.parquet", self.num_items - 1, first=1)
 
     @cached_property
     def user_table(self) -> "pl.DataFrame":
         """user_id, index (int32): one row a user, in the order of the index."""
-        return self._table("users.parquet", self.num_users, first=0)
-
-    def _table(self, name: str, rows: int, first: int) -> "pl.DataFrame":
-        import polars as pl  # heavy, and not needed for training
-
-        table = pl.read_parquet(self.path / name)
-        if not np.array_equal(table["index"].to_numpy(), np.arange(first, first + rows)):
-            raise CorruptFileError(f"{self.path / name}: expected the indices of {rows} rows")
-        return table
+        return read_table(self.path / "users.parquet", self.num_users, first=0)
 
 
-def _read_manifest(path: Path) -> tuple[dict[str, Any], str]:
-    file = path / "manifest.json"
+def read_table(path: Path, rows: int, first: int) -> "pl.DataFrame":
+    """items.parquet or users.parquet: so many rows, indices from `first` on, in order.
+
+    Raises CorruptFileError.
+    """
+    import polars as pl  # heavy, and not needed for training
+
     try:
-        raw = file.read_bytes()
-    except OSError:
+        scan = pl.scan_parquet(path, glob=False)
+        schema = scan.collect_schema()
+        found = scan.select(pl.len()).collect().item()  # from the footer: nothing is decoded
+        types: list[list[Any]] = [
+            [pl.Int64, pl.String],
+            [pl.Int32],
+            [pl.Int64],
+        ]  # an id, index, count
+        fits = all(a in b for a, b in zip(schema.dtypes(), types, strict=False))
+        if tuple(schema) != TABLES[path.name] or not fits or found != rows:
+            raise CorruptFileError(
+                f"{path}: got {found} rows of {dict(schema)}, expected {rows} rows of "
+                f"{', '.join(TABLES[path.name])}: an id, Int32, Int64"
+            )
+        table = scan.collect()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        raise CorruptFileError(f"{path}: not a table: {str(error).splitlines()[0]}") from None
+    if not np.array_equal(table["index"].to_numpy(), np.arange(first, first + rows)):
+        raise CorruptFileError(f"{path}: expected the indices {first}..{first + rows - 1} in order")
+    return table
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST
+    if not file.is_file():
         raise DataError(
-            f"{path}: not a prepared dataset: got no readable manifest.json, "
+            f"{path}: not a prepared dataset: got no {MANIFEST}, "
             "expected a folder written by `remi-fast prepare`"
-        ) from None
-    try:
-        manifest = json.loads(raw)
-        form, version = manifest["format"], manifest["version"]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise CorruptFileError(f"{file}: not a dataset manifest: {error}") from None
+        )
+    manifest = files.read_checked_json(file)
+    form, version = manifest.get("format"), manifest.get("version")
     if form != FORMAT or version != VERSION:
         raise DataError(
             f"{file}: got format {form!r} version {version!r}, "
@@ -144,27 +159,22 @@ def _read_manifest(path: Path) -> tuple[dict[str, Any], str]:
         )
     try:
         counts = [manifest["counts"][name] for name in ("users", "items", "interactions")]
-        sizes = [manifest["files"][name]["bytes"] for name in (*ARRAYS, *TABLES)]
-        sums = [manifest["files"][name]["crc32_per_4MiB"] for name in (*ARRAYS, *TABLES)]
+        listed = set(manifest["files"])
     except (KeyError, TypeError) as error:
         raise CorruptFileError(f"{file}: entry {error} is missing") from None
-    if not all(type(n) is int and n >= 0 for n in counts + sizes):
-        raise CorruptFileError(f"{file}: counts and sizes must be whole numbers")
-    if not all(isinstance(s, list) for s in sums):
-        raise CorruptFileError(f"{file}: checksums must be lists")
-    return manifest, f"{zlib.crc32(raw):08x}"
-
-
-def _check_size(path: Path, expected: int) -> None:
-    got = path.stat().st_size if path.is_file() else None
-    if got != expected:
-        raise CorruptFileError(f"{path}: got {got} bytes, expected {expected}")
+    if not all(type(n) is int and 0 <= n < 2**31 for n in counts[:2]) or type(counts[2]) is not int:
+        raise CorruptFileError(f"{file}: got counts {counts}, expected whole numbers below 2^31")
+    if listed != {*ARRAYS, *TABLES}:
+        raise CorruptFileError(
+            f"{file}: lists the files {sorted(listed)}, expected {sorted({*ARRAYS, *TABLES})}"
+        )
+    return manifest
 
 
 def _map_array(path: Path, dtype: type[np.signedinteger[Any]], columns: int) -> Array:
     try:
-        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError, SyntaxError) as error:
+        array: Array = np.lib.format.open_memmap(path, mode="r")  # no pickle, whatever it holds
+    except Exception as error:  # what NumPy's parser of a header raises is not documented
         raise CorruptFileError(f"{path}: not a .npy array: {error}") from None
     shape = array.shape[1:]
     if array.dtype != dtype or array.ndim == 0 or shape != ((columns,) if columns else ()):
@@ -172,6 +182,8 @@ def _map_array(path: Path, dtype: type[np.signedinteger[Any]], columns: int) -> 
             f"{path}: got {array.dtype} of shape {array.shape}, expected {np.dtype(dtype)} "
             + (f"of {columns} columns" if columns else "of one dimension")
         )
+    if not (array.flags.c_contiguous and array.flags.aligned):
+        raise CorruptFileError(f"{path}: expected an aligned array in C order")
     return array
 
 
@@ -204,7 +216,8 @@ def _check_ranges(path: Path, counts: dict[str, int], arrays: dict[str, Array]) 
                 f"expected users 0..{counts['users'] - 1}"
             )
         inside = (spans[:, 0] >= offsets[users]) & (spans[:, -1] <= offsets[users + 1])
-        inside &= (spans[:, 1:] > spans[:, :-1]).all(axis=1)
+        for column in range(1, spans.shape[1]):
+            inside &= spans[:, column] > spans[:, column - 1]
         if not inside.all():
             row = int(inside.argmin())
             raise CorruptFileError(

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from remi_fast import files
-from remi_fast.data.dataset import ARRAYS, FORMAT, TABLES, VERSION, Dataset
+from remi_fast.data.dataset import ARRAYS, FORMAT, MANIFEST, TABLES, VERSION, Dataset
 from remi_fast.data.filters import FILTERS, apply_filter
 from remi_fast.data.readers import ColumnNames, Interactions, read
 from remi_fast.data.splits import (
@@ -283,4 +283,4 @@ def _write(
             "summary": summary,
             "files": {name: files.checksums(folder / name) for name in (*ARRAYS, *TABLES)},
         }
-        files.write_json(folder / "manifest.json", manifest)
+        files.write_checked_json(folder / MANIFEST, manifest)

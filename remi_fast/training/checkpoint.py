@@ -5,7 +5,8 @@
 holds more than a shard beside the model and its optimizers.
 """
 
-import json
+import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from remi_fast.training import shards
 from remi_fast.training.step import TrainingStep
 
 FORMAT = {"format": "remi-fast-checkpoint", "version": 1}
+STATE = "state.json"
 TABLE_STATE = ("exp_avg", "exp_avg_sq", "stamp")  # of DeferredAdam's state, what is not JSON
 
 
@@ -35,11 +37,19 @@ def save_training_state(folder: Path, trainer: TrainingStep, progress: dict[str,
 
 def restore_training_state(folder: Path, trainer: TrainingStep) -> dict[str, Any]:
     """Put a saved state back in place; return its progress."""
-    groups, state = _open(folder)
+    groups, state = _open(folder, "model", "table_optimizer", "dense_optimizer")
     table = trainer.table_optimizer.state_dict()  # the moments themselves, not copies
+    moments = {name: table[name] for name in TABLE_STATE}
+    numbers = _table_numbers(folder, state, trainer.config.train.steps)
+    dense = _dense_forms(trainer.dense_optimizer) if numbers["step"] else {}
+    _check(folder, groups["dense_optimizer"], dense)
+    _check(folder, groups["table_optimizer"], moments)
     _read_into(folder, groups["model"], trainer.model.state_dict())
-    _read_into(folder, groups["table_optimizer"], {name: table[name] for name in TABLE_STATE})
-    trainer.table_optimizer.load_state_dict(table | state["table_optimizer"])
+    _read_into(folder, groups["table_optimizer"], moments)
+    try:
+        trainer.table_optimizer.load_state_dict(numbers | moments)
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{folder}: not a state of this table: {error}") from None
     _load_dense_state(trainer.dense_optimizer, shards.read(groups["dense_optimizer"]))
     progress: dict[str, Any] = state["progress"]
     return progress
@@ -55,7 +65,7 @@ def save_weights(folder: Path, model: MultiInterestModel, progress: dict[str, An
 
 def load_weights(folder: Path, model: MultiInterestModel) -> dict[str, Any]:
     """Load `best`-style weights into a model that has no optimizer; return the progress."""
-    groups, state = _open(folder)
+    groups, state = _open(folder, "model")
     _read_into(folder, groups["model"], model.state_dict())
     progress: dict[str, Any] = state["progress"]
     return progress
@@ -63,42 +73,80 @@ def load_weights(folder: Path, model: MultiInterestModel) -> dict[str, Any]:
 
 def _write_state(folder: Path, paths: list[Path], state: dict[str, Any]) -> None:
     checksums = {path.name: files.checksums(path) for path in paths}
-    files.write_json(folder / "state.json", FORMAT | state | {"files": checksums})
+    files.write_checked_json(folder / STATE, FORMAT | state | {"files": checksums})
 
 
-def _open(folder: Path) -> tuple[dict[str, list[Path]], dict[str, Any]]:
+def _open(folder: Path, *expected_groups: str) -> tuple[dict[str, list[Path]], dict[str, Any]]:
     """Verify a checkpoint; return its files by group, and state.json."""
     files.recover_folder(folder)
-    path = folder / "state.json"
+    path = folder / STATE
     if not path.is_file():
-        raise RunFolderError(f"{folder}: not a checkpoint, expected it to hold state.json")
-    try:
-        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise RunFolderError(f"{path}: not valid JSON ({error})") from None
+        raise RunFolderError(f"{folder}: not a checkpoint, expected it to hold {STATE}")
+    state = files.read_checked_json(path)
     for key, expected in FORMAT.items():
         if state.get(key) != expected:
             raise RunFolderError(f"{path}: got {key} {state.get(key)!r}, expected {expected!r}")
     groups: dict[str, list[Path]] = {}
-    for name, checksums in state["files"].items():
-        files.verify(folder / name, checksums)
+    files.verify_folder(folder, STATE, state.get("files"))
+    for name in state["files"]:
         groups.setdefault(shards.group_of(name), []).append(folder / name)
+    if set(groups) != set(expected_groups) or not isinstance(state.get("progress"), dict):
+        raise RunFolderError(
+            f"{folder}: got files of {', '.join(sorted(groups)) or 'nothing'} and progress "
+            f"{state.get('progress')!r:.100}, expected {', '.join(expected_groups)} and an object"
+        )
     return groups, state
 
 
-def _read_into(folder: Path, paths: list[Path], tensors: dict[str, Tensor]) -> None:
-    shapes = shards.shapes(paths)
-    expected = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if shapes != expected:
-        raise RunFolderError(
-            f"{folder}: checkpoint of another model: got tensors {shapes}, expected {expected}"
+def _table_numbers(folder: Path, state: dict[str, Any], max_steps: int) -> dict[str, Any]:
+    """What state.json says of the table's optimizer, of at most `max_steps` steps."""
+    numbers: Any = state.get("table_optimizer")
+    try:
+        step, runs = numbers["step"], numbers["lr_runs"]
+        rates = [rate for _, rate in runs] + [numbers["lr"]]
+        edges = [0, *(first for first, _ in runs), step + 1]
+        valid = (
+            all(type(edge) is int for edge in edges)
+            and all(start < end for start, end in pairwise(edges))
+            and (step == 0 or edges[1] == 1)
+            and all(math.isfinite(rate) for rate in rates)
         )
+    except (KeyError, TypeError, ValueError):
+        valid = False
+    if not valid or step > max_steps:
+        raise RunFolderError(
+            f"{folder / STATE}: got table_optimizer {numbers!r:.200}, expected at most {max_steps} "
+            "steps, and the first step and the rate of ascending runs of them from step 1"
+        )
+    return dict(numbers)
+
+
+def _check(folder: Path, paths: list[Path], tensors: dict[str, Tensor]) -> None:
+    forms = shards.forms(paths)
+    expected = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    if forms != expected:
+        raise RunFolderError(
+            f"{folder}: checkpoint of another model: got tensors {forms}, expected {expected}"
+        )
+
+
+def _read_into(folder: Path, paths: list[Path], tensors: dict[str, Tensor]) -> None:
+    _check(folder, paths, tensors)
     shards.read_into(paths, tensors)
 
 
 def _dense_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     state = optimizer.state_dict()["state"]
     return {f"{i}.{key}": value for i, group in state.items() for key, value in group.items()}
+
+
+def _dense_forms(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Tensors like those of Adam's state after a step."""
+    forms: dict[str, Tensor] = {}
+    for i, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+        forms |= {f"{i}.step": torch.zeros(()), f"{i}.exp_avg": parameter}
+        forms[f"{i}.exp_avg_sq"] = parameter
+    return forms
 
 
 def _load_dense_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

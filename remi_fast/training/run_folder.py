@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import yaml
 
 from remi_fast import files
 from remi_fast.config import Config, as_dict, load_config
-from remi_fast.errors import RunFolderError
+from remi_fast.data.dataset import Dataset
+from remi_fast.errors import CorruptFileError, RunFolderError
 
 
 class RunFolder:
@@ -56,19 +58,52 @@ class RunFolder:
         return run
 
     def config(self) -> Config:
-        """The resolved configuration of the run."""
+        """The resolved configuration of the run. Raises CorruptFileError if it was changed."""
+        self._verify(self.config_file)
         return load_config(self.config_file)
 
-    def record_data(self, data: Path, checksum: str) -> None:
-        """Remember which prepared dataset the run trains on."""
-        files.write_json(self.data_file, {"path": str(data.resolve()), "checksum": checksum})
+    def record_data(self, dataset: Dataset) -> None:
+        """Remember which prepared dataset the run trains on, and keep its item table.
+
+        data.json also holds the checksums of what else decides how the run goes on.
+        """
+        table = dataset.path / self.items_file.name
+        files.write_file(self.items_file, lambda p: shutil.copyfile(table, p))
+        record = {
+            "path": str(dataset.path.resolve()),
+            "checksum": dataset.checksum,
+            "items": dataset.num_items - 1,
+            "files": {
+                self.config_file.name: files.checksums(self.config_file),
+                self.items_file.name: dataset.manifest["files"][self.items_file.name],
+            },
+        }
+        files.write_checked_json(self.data_file, record)
 
     def data(self) -> tuple[Path, str]:
         """Path and checksum of the dataset the run trains on."""
+        record = self._record()
+        return Path(record["path"]), record["checksum"]
+
+    def items(self) -> tuple[Path, int]:
+        """Path and rows of the item table. Raises CorruptFileError if it was changed."""
+        self._verify(self.items_file)
+        return self.items_file, self._record()["items"]
+
+    def _verify(self, path: Path) -> None:
+        files.verify(path, self._record()["files"].get(path.name))
+
+    def _record(self) -> dict[str, Any]:
         if not self.data_file.is_file():
             raise RunFolderError(f"{self.path}: no data.json; the run ended before it had data")
-        record = json.loads(self.data_file.read_text(encoding="utf-8"))
-        return Path(record["path"]), record["checksum"]
+        record = files.read_checked_json(self.data_file)
+        for key, kind in (("path", str), ("checksum", str), ("items", int), ("files", dict)):
+            if type(record.get(key)) is not kind:
+                raise CorruptFileError(
+                    f"{self.data_file}: got {key} {record.get(key)!r:.100}, "
+                    f"expected a {kind.__name__}"
+                )
+        return record
 
 
 class MetricsLog:

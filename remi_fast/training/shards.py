@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from remi_fast.errors import CorruptFileError
 
 SHARD_BYTES = 256 << 20  # about what is held beside the tensors while writing or reading
 
 Rows = Callable[[int, int], Tensor]
+Form = tuple[tuple[int, ...], torch.dtype]
 
 
 class Piece(NamedTuple):
@@ -36,7 +39,7 @@ class Piece(NamedTuple):
     @classmethod
     def of_key(cls, key: str) -> "Piece":
         """The piece that has this name in a file."""
-        cut = re.fullmatch(r"(.*)\[(\d+):(\d+)\]", key)
+        cut = re.fullmatch(r"(.*)\[([0-9]{1,18}):([0-9]{1,18})\]", key)
         return cls(cut[1], int(cut[2]), int(cut[3])) if cut else cls(key)
 
     def of(self, tensor: Tensor) -> Tensor:
@@ -70,19 +73,36 @@ def group_of(file_name: str) -> str:
     return re.sub(r"(-\d{5}-of-\d{5})?\.safetensors$", "", file_name)
 
 
-def shapes(paths: Iterable[Path]) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors in these files, all pieces together."""
-    found: dict[str, tuple[int, ...]] = {}
+def forms(paths: list[Path]) -> dict[str, Form]:
+    """Shape and dtype of the tensors in these files, all pieces together.
+
+    Raises CorruptFileError where the pieces of a tensor do not follow one another.
+    """
+    found: dict[str, list[tuple[Piece, Form]]] = {}
     for piece, content in _pieces(paths):
-        shape = tuple(content.shape)
-        if piece.tensor in found:
-            shape = (found[piece.tensor][0] + shape[0], *shape[1:])
-        found[piece.tensor] = shape
-    return found
+        form = (tuple(content.shape), content.dtype)
+        found.setdefault(piece.tensor, []).append((piece, form))
+    return {name: _joined(paths[0].parent, parts) for name, parts in found.items()}
+
+
+def _joined(folder: Path, parts: list[tuple[Piece, Form]]) -> Form:
+    (first, (shape, dtype)), *others = parts
+    if first.end is None and not others:
+        return shape, dtype
+    rows = 0
+    for piece, form in parts:
+        end = piece.end
+        if end is None or piece.start != rows or form != ((end - rows, *shape[1:]), dtype):
+            raise CorruptFileError(
+                f"{folder}: {piece.key}: got {form} after {rows} rows of {first.tensor}, expected "
+                f"pieces that follow one another, with rows like those of {shape} and {dtype}"
+            )
+        rows = end
+    return (rows, *shape[1:]), dtype
 
 
 def read_into(paths: Iterable[Path], tensors: Mapping[str, Tensor]) -> None:
-    """Copy what is in these files into `tensors`, which have the same `shapes`, on any device."""
+    """Copy what is in these files into `tensors`, which have the same `forms`, on any device."""
     for piece, content in _pieces(paths):
         piece.of(tensors[piece.tensor].detach()).copy_(content)
 
@@ -129,6 +149,9 @@ def _content(piece: Piece, tensor: Tensor, rows: Rows | None) -> Tensor:
 def _pieces(paths: Iterable[Path]) -> Iterator[tuple[Piece, Tensor]]:
     """All pieces in these files; their content is mapped from disk, and read when it is used."""
     for path in paths:
-        with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 (it has no __iter__)
-                yield Piece.of_key(key), file.get_tensor(key)
+        try:
+            with safe_open(path, framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118 (it has no __iter__)
+                    yield Piece.of_key(key), file.get_tensor(key)
+        except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+            raise CorruptFileError(f"{path}: not readable as safetensors: {error}") from None

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -55,10 +54,16 @@ class Trainer:
         if not self.run.last.exists():
             return
         progress = checkpoint.restore_training_state(self.run.last, self.training_step)
-        self.step, self.best = progress["step"], progress["best"]
-        self.evaluations_since_best = progress["evaluations_since_best"]
-        self.train_seconds = progress["train_seconds"]
-        self._mean.restore(progress["running_mean"])
+        try:
+            self.step, self.best = progress["step"], progress["best"]
+            self.evaluations_since_best = int(progress["evaluations_since_best"])
+            self.train_seconds = float(progress["train_seconds"])
+            self._mean.restore(progress["running_mean"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunFolderError(f"{self.run.last}: got a progress without {error}") from None
+        if self.step != self.training_step.table_optimizer.steps_taken:
+            taken = self.training_step.table_optimizer.steps_taken
+            raise RunFolderError(f"{self.run.last}: got step {self.step}, expected {taken}")
 
     def fit(self) -> dict[str, Any]:
         """Train until the steps or the patience are used up, or Ctrl-C; return the result."""
@@ -248,9 +253,7 @@ def load_model(run: RunFolder, config: Config, num_items: int) -> MultiInterestM
 
 def start(dataset: Dataset, run: RunFolder, config: Config) -> dict[str, Any]:
     """Train in a run folder that was just made."""
-    run.record_data(dataset.path, dataset.checksum)
-    item_table = dataset.path / "items.parquet"
-    files.write_file(run.items_file, lambda p: shutil.copyfile(item_table, p))
+    run.record_data(dataset)
     return Trainer(run, dataset, config).fit()
 
 

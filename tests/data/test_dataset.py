@@ -1,6 +1,5 @@
 """A dataset folder that was damaged, or is not one, is refused with the file named."""
 
-import json
 import shutil
 
 import numpy as np
@@ -24,7 +23,7 @@ def test_flipped_bytes_truncation_and_loss(folder, name):
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 4
     for content, message in (
-        (bytes(flipped), "checksum mismatch in the 4 MiB at offset 0"),
+        (bytes(flipped), "checksum mismatch in the 4 MiB at offset 0: got"),
         (whole[:-1], rf"got {len(whole) - 1} bytes, expected {len(whole)}"),
         (None, "missing"),
     ):
@@ -36,10 +35,10 @@ def test_flipped_bytes_truncation_and_loss(folder, name):
 
 
 def change_manifest(folder, change):
-    file = folder / "manifest.json"
-    manifest = json.loads(file.read_text())
+    manifest = files.read_checked_json(folder / "manifest.json")
+    del manifest["crc32"]
     change(manifest)
-    file.write_text(json.dumps(manifest))
+    files.write_checked_json(folder / "manifest.json", manifest)
 
 
 @pytest.mark.parametrize(
@@ -47,8 +46,14 @@ def change_manifest(folder, change):
     [
         (lambda m: m.update(version=2), DataError, "got format .* version 2, expected"),
         (lambda m: m.update(format="other"), DataError, "got format 'other'"),
-        (lambda m: m.pop("format"), CorruptFileError, "not a dataset manifest"),
-        (lambda m: m["files"].pop("items.npy"), CorruptFileError, "'items.npy' is missing"),
+        (lambda m: m.pop("format"), DataError, "got format None"),
+        (
+            lambda m: m["files"].pop("items.npy"),
+            CorruptFileError,
+            "lists the files .*, expected .*items.npy",
+        ),
+        (lambda m: m.pop("files"), CorruptFileError, "'files' is missing"),
+        (lambda m: m.update(files=[*ARRAYS, *TABLES]), CorruptFileError, "got files .*an object"),
         (lambda m: m["counts"].update(users=-1), CorruptFileError, "whole numbers"),
         (lambda m: m["counts"].update(items=3), CorruptFileError, "expected 1..3"),
         (lambda m: m["counts"].update(interactions=7), CorruptFileError, "expected 7"),
@@ -83,7 +88,7 @@ def test_not_a_dataset(tmp_path):
     with pytest.raises(DataError, match="not a prepared dataset"):
         Dataset.open(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(CorruptFileError, match="not a dataset manifest"):
+    with pytest.raises(CorruptFileError, match="manifest.json: checksum mismatch"):
         Dataset.open(tmp_path)
 
 

@@ -1,13 +1,13 @@
 """Checkpoints: shards, in-place loading, and no second copy of the model in memory."""
 
 import gc
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 
+from remi_fast import files
 from remi_fast.config import Config, ModelConfig
 from remi_fast.errors import CorruptFileError, RunFolderError
 from remi_fast.models.recommender import make_model
@@ -69,7 +69,7 @@ def test_groups_of_any_shard_size_read_back(monkeypatch, tmp_path, size):
         with safe_open(path, framework="pt") as file:
             rows = [file.get_tensor(key) for key in file.keys()]  # noqa: SIM118
         assert sum(t.nbytes for t in rows) <= size or all(t.nbytes <= 36 for t in rows)
-    assert shards.shapes(paths) == {name: tuple(t.shape) for name, t in tensors.items()}
+    assert shards.forms(paths) == {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
     again = shards.read(paths)
     assert same(again, tensors)
     for name, tensor in again.items():
@@ -131,9 +131,9 @@ def test_damaged_and_missing_shards_are_refused_before_anything_is_read(monkeypa
     with pytest.raises(CorruptFileError, match=f"{shard.name}: file is missing"):
         checkpoint.restore_training_state(tmp_path / "last", other)
     assert same(before, state(other))
-    record = json.loads((tmp_path / "last" / "state.json").read_text())
-    del record["files"][shard.name]
-    (tmp_path / "last" / "state.json").write_text(json.dumps(record))
+    record = files.read_checked_json(tmp_path / "last" / "state.json")
+    del record["crc32"], record["files"][shard.name]
+    files.write_checked_json(tmp_path / "last" / "state.json", record)
     with pytest.raises(RunFolderError, match="checkpoint of another model: got tensors"):
         checkpoint.restore_training_state(tmp_path / "last", other)
 
