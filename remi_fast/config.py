@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 PRESETS = Path(__file__).parent / "presets"
+_MAX_CONFIG = 64 << 10  # bytes of a configuration file; every key is one of a few KB
 DEMO = "demo"  # name of the generated dataset, and of the preset that goes with it
 
 
@@ -180,10 +181,66 @@ def load_config(file: Path, options: tuple[str, ...] = ()) -> Config:
     """
     from jsonargparse import ActionConfigFile, ArgumentParser
 
+    check_config_file(file)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action=ActionConfigFile)
     add_config_arguments(parser)
     return config_from_namespace(parse(parser, ["--config", str(file), *options]))
+
+
+def check_config_file(file: Path) -> None:
+    """Raise ConfigError unless the file is plain YAML of this form: sections of keys, each once.
+
+    jsonargparse and YAML know more: other files, anchors that grow without bound, tags.
+    """
+    import yaml
+
+    try:
+        if not file.is_file():
+            raise ConfigError(f"{file}: no such file, expected a YAML file of settings")
+        if (size := file.stat().st_size) > _MAX_CONFIG:
+            raise ConfigError(f"{file}: got {size} bytes, expected at most {_MAX_CONFIG}")
+        text = file.read_text(encoding="utf-8")
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            plain = getattr(event, "anchor", None) is None and getattr(event, "tag", None) is None
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if not plain or depth > 2:
+                assert event.start_mark is not None
+                raise ConfigError(
+                    f"{file}:{event.start_mark.line + 1}: got a YAML anchor, alias, tag or deeper "
+                    "nesting, expected only sections and keys"
+                )
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
+    sections = [section.name for section in dataclasses.fields(Config)]
+    for name, values in _pairs(file, root, "the file").items():
+        section, _, key = name.partition(".")
+        if section not in sections:
+            raise ConfigError(
+                f"{file}: got the key {name!r:.100}, expected one of: {', '.join(sections)}"
+                + nearest(name, sections)
+            )
+        if not key:
+            _pairs(file, values, name)
+
+
+def _pairs(file: Path, node: Any, name: str) -> dict[str, Any]:
+    """The keys and value nodes of a YAML mapping."""
+    if getattr(node, "id", None) != "mapping":
+        what = "nothing" if node is None else repr(node.value)[:100]
+        raise ConfigError(f"{file}: {name}: got {what}, expected a mapping of keys to values")
+    pairs: dict[str, Any] = {}
+    for key, value in node.value:
+        if not isinstance(key.value, str) or key.value in pairs:
+            raise ConfigError(
+                f"{file}:{key.start_mark.line + 1}: got the key {key.value!r:.100} twice, or "
+                "not as text, expected every key once"
+            )
+        pairs[key.value] = value
+    return pairs
 
 
 def parse(parser: "ArgumentParser", arguments: list[str]) -> Any:
@@ -192,7 +249,7 @@ def parse(parser: "ArgumentParser", arguments: list[str]) -> Any:
 
     try:
         return parser.parse_args(arguments)
-    except (ArgumentError, TypeError) as error:
+    except (ArgumentError, TypeError, ValueError) as error:
         message = " ".join(str(error).split())
         known = [option.lstrip("-") for a in parser._actions for option in a.option_strings]
         raise ConfigError(message + _nearest_key(message, known)) from None

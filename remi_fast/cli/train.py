@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from remi_fast.config import (
     DEMO,
     add_config_arguments,
+    check_config_file,
     config_from_namespace,
     preset_names,
     preset_path,
@@ -56,6 +57,8 @@ def arrange(words: list[str]) -> list[str]:
         raise ConfigError(f"{words[-1]}: got nothing, expected a value after it")
     if not presets and DEMO in others and "--resume" not in others:
         presets = [DEMO]
+    for config in configs:
+        check_config_file(Path(config))
     files = [str(preset_path(preset)) for preset in presets] + configs
     return [part for file in files for part in ("--config", file)] + others
 
