@@ -9,8 +9,9 @@ of numbers that are not all whole is an error, not text. Space around a value is
 line without any value. A UTF-8 byte order mark and CRLF line ends are understood.
 """
 
+import codecs
 import csv
-import gzip
+import io
 import itertools
 import json
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from typing import Any, TextIO
 
 import polars as pl
 
+from remi_fast.data.bounded_gzip import BoundedGzip
 from remi_fast.errors import DataError
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".inter", ".jsonl", ".jsonl.gz")
@@ -136,7 +138,7 @@ def _describe(columns: ColumnNames) -> str:
 
 def _open_text(path: Path) -> TextIO:
     if path.name.lower().endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+        return io.TextIOWrapper(BoundedGzip(path), encoding="utf-8-sig", newline="")
     return open(path, encoding="utf-8-sig", newline="")
 
 
@@ -230,9 +232,15 @@ def _read_file(path: Path, suffix: str, columns: ColumnNames) -> pl.DataFrame:
 
 
 def _without_mark(path: Path) -> Path | bytes:
-    """The path, or the file's bytes when it starts with a byte order mark (polars refuses it)."""
-    with gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb") as file:
-        return file.read() if file.read(3) == b"\xef\xbb\xbf" else path
+    """The path, or the file's bytes when it starts with a byte order mark (polars refuses it).
+
+    Of a gzip file, always the bytes: polars would make any number of them.
+    """
+    if path.name.lower().endswith(".gz"):
+        with BoundedGzip(path) as file:
+            return file.read().removeprefix(codecs.BOM_UTF8)
+    with open(path, "rb") as plain:
+        return plain.read() if plain.read(3) == codecs.BOM_UTF8 else path
 
 
 def _read_presplit(folder: Path) -> Interactions:

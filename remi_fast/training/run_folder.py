@@ -112,10 +112,9 @@ class MetricsLog:
     def __init__(self, run: RunFolder, resume_step: int | None = None) -> None:
         """Append to the run's log; on resuming, drop what was logged after `resume_step`."""
         if resume_step is not None and run.metrics_file.exists():
-            lines = run.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if _step_of(line) <= resume_step]
-            text = "".join(kept)
-            files.write_file(run.metrics_file, lambda p: p.write_text(text, encoding="utf-8"))
+            lines = run.metrics_file.read_bytes().splitlines(keepends=True)
+            kept = b"".join(line for line in lines if _step_of(line) <= resume_step)
+            files.write_file(run.metrics_file, lambda p: p.write_bytes(kept))
         self._file = open(run.metrics_file, "a", encoding="utf-8")  # noqa: SIM115
         self._board = _tensorboard(run.path, resume_step)
 
@@ -136,10 +135,10 @@ class MetricsLog:
             self._board.close()
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: bytes) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError):  # a line cut off by a kill
+    except (ValueError, KeyError, TypeError, RecursionError):  # cut off by a kill, or damaged
         return float("inf")
 
 
