@@ -81,7 +81,7 @@ def checksums(path: Path) -> dict[str, Any]:
     """Size and CRC-32 of every 4 MiB of a file, as the manifests store them."""
     size = path.stat().st_size
     offsets = range(0, size, CHECKSUM_CHUNK)
-    if len(offsets) <= 1:
+    if len(offsets) <= 8:  # not worth a thread
         crcs = [_crc32_at(path, offset) for offset in offsets]
     else:  # zlib leaves the interpreter to other threads
         with ThreadPoolExecutor(min(4, len(os.sched_getaffinity(0)))) as pool:

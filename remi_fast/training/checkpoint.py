@@ -71,6 +71,11 @@ def load_weights(folder: Path, model: MultiInterestModel) -> dict[str, Any]:
     return progress
 
 
+def verify_weights(folder: Path) -> None:
+    """Raise what `load_weights` would, of damaged files."""
+    _open(folder, "model")
+
+
 def _write_state(folder: Path, paths: list[Path], state: dict[str, Any]) -> None:
     checksums = {path.name: files.checksums(path) for path in paths}
     files.write_checked_json(folder / STATE, FORMAT | state | {"files": checksums})

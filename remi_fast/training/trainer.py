@@ -53,6 +53,7 @@ class Trainer:
         files.recover_folder(self.run.last)
         if not self.run.last.exists():
             return
+        self.run.items()
         progress = checkpoint.restore_training_state(self.run.last, self.training_step)
         try:
             self.step, self.best = progress["step"], progress["best"]
@@ -64,6 +65,7 @@ class Trainer:
         if self.step != self.training_step.table_optimizer.steps_taken:
             taken = self.training_step.table_optimizer.steps_taken
             raise RunFolderError(f"{self.run.last}: got step {self.step}, expected {taken}")
+        checkpoint.verify_weights(self.run.best)  # needed at the end, and better known now
 
     def fit(self) -> dict[str, Any]:
         """Train until the steps or the patience are used up, or Ctrl-C; return the result."""

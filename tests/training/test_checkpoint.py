@@ -1,8 +1,5 @@
 """Checkpoints: shards, in-place loading, and no second copy of the model in memory."""
 
-import gc
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors import safe_open
@@ -142,24 +139,6 @@ def test_weights_of_another_catalogue_are_refused(tmp_path):
     checkpoint.save_weights(tmp_path / "best", make().model, {})
     with pytest.raises(RunFolderError, match="another model.*700, 16.*expected.*701, 16"):
         checkpoint.load_weights(tmp_path / "best", make(items=ITEMS + 1).model)
-
-
-@pytest.fixture
-def growth():
-    """Bytes by which the process outgrew its size in a call."""
-
-    def size(field):
-        text = Path("/proc/self/status").read_text()
-        return int(text.split(f"{field}:")[1].split()[0]) << 10
-
-    def measure(call, *arguments):
-        gc.collect()
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        before = size("VmRSS")
-        call(*arguments)
-        return size("VmHWM") - before
-
-    return measure
 
 
 def test_nothing_holds_a_second_copy(monkeypatch, tmp_path, growth):
