@@ -1,8 +1,6 @@
 """Where Triton runs in the tests, and a small prepared dataset that several of them read."""
 
-import gc
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,24 +19,6 @@ def at_scale(request):
     """at_scale(short, full): the one or, with --full, the other."""
     full = request.config.getoption("--full")
     return lambda short, long: long if full else short
-
-
-@pytest.fixture
-def growth():
-    """Bytes by which the process outgrew its size in a call."""
-
-    def size(field):
-        text = Path("/proc/self/status").read_text()
-        return int(text.split(f"{field}:")[1].split()[0]) << 10
-
-    def measure(call, *arguments):
-        gc.collect()
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        before = size("VmRSS")
-        call(*arguments)
-        return size("VmHWM") - before
-
-    return measure
 
 
 # Imported where used, below: the kernels' tests also run on a GPU machine with little more than

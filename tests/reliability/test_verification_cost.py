@@ -8,6 +8,7 @@ import polars as pl
 
 from remi_fast import files
 from remi_fast.data.dataset import ARRAYS, FORMAT, TABLES, VERSION, Dataset
+from tests.memory import growth
 
 
 def write_dataset(folder: Path, users: int, per_user: int) -> None:
@@ -37,7 +38,7 @@ def write_dataset(folder: Path, users: int, per_user: int) -> None:
     files.write_checked_json(folder / "manifest.json", manifest)
 
 
-def test_opening_costs_at_most_a_second_for_2_gb(tmp_path, at_scale, growth, record_property):
+def test_opening_costs_at_most_a_second_for_2_gb(tmp_path, at_scale, record_property):
     """Warm, best of three; in the short form with room for a machine that does other things."""
     write_dataset(tmp_path, users=at_scale(200_000, 8_000_000), per_user=50)
     size = sum(path.stat().st_size for path in tmp_path.iterdir())

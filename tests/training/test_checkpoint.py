@@ -10,6 +10,7 @@ from remi_fast.errors import CorruptFileError, RunFolderError
 from remi_fast.models.recommender import make_model
 from remi_fast.training import checkpoint, shards
 from remi_fast.training.step import TrainingStep
+from tests.memory import growth
 
 ITEMS, DIM = 700, 16
 
@@ -141,7 +142,7 @@ def test_weights_of_another_catalogue_are_refused(tmp_path):
         checkpoint.load_weights(tmp_path / "best", make(items=ITEMS + 1).model)
 
 
-def test_nothing_holds_a_second_copy(monkeypatch, tmp_path, growth):
+def test_nothing_holds_a_second_copy(monkeypatch, tmp_path):
     sharded(monkeypatch, 1 << 20)
     step = make(items=400_000, dim=16)
     table_bytes = step.model.table.weight.nbytes
