@@ -42,13 +42,13 @@ inline SimdLevel simd_level() {
                                 "\", expected plain, avx2 or avx512");
 }
 
-// WIDTH floats in one register, and the integers of their comparisons.
+// WIDTH floats in one register, and their bits.
 template <int WIDTH>
 struct Vec {
     static constexpr int64_t width = WIDTH;
     static constexpr int64_t count = kLanes / WIDTH;  // registers a row of lanes takes
     typedef float Float __attribute__((vector_size(4 * WIDTH)));
-    typedef int32_t Int __attribute__((vector_size(4 * WIDTH)));
+    typedef uint32_t Bits __attribute__((vector_size(4 * WIDTH)));
 
     static REMI_INLINE Float load(const float* from) {
         Float value;
@@ -76,7 +76,7 @@ struct Vec {
         p = p * r + 0.5f;
         p = p * r + 1.0f;
         p = p * r + 1.0f;
-        const Float power = (Float)((Int)p + ((Int)shifted << 23));
+        const Float power = (Float)((Bits)p + ((Bits)shifted << 23));
         return x < lowest ? Float{} : power;
     }
 };

@@ -20,7 +20,7 @@ inline float tanh_one(float x) {
     const float shifted = y * 1.44269504f + magic;
     const float n = shifted - magic;
     const float r = (y - n * 0.693145752f) - n * 1.42860677e-6f;  // ln 2 in two parts
-    int32_t exponent;
+    uint32_t exponent;
     std::memcpy(&exponent, &shifted, sizeof exponent);
     exponent = (exponent << 23) + 0x3f800000;
     float power;
