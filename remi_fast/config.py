@@ -6,7 +6,6 @@ are the published settings of REMI (RecSys 2023).
 
 import dataclasses
 import difflib
-import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,8 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 PRESETS = Path(__file__).parent / "presets"
-_MAX_CONFIG = 64 << 10  # bytes of a configuration file; every key is one of a few KB
+_MAX_CONFIG = 64 << 10  # bytes of a configuration file; all keys take a few KB
+_MAX_SCALAR = 1000  # characters of a value
 DEMO = "demo"  # name of the generated dataset, and of the preset that goes with it
 
 
@@ -150,8 +150,10 @@ class Config:
 
 
 def _at_least(key: str, value: float, least: float) -> None:
-    if not (value >= least and math.isfinite(value)):
-        raise ConfigError(f"{key}: got {value}, expected a finite number >= {least}")
+    if not least <= value < 2**63:
+        raise ConfigError(
+            f"{key}: got {value}, expected a finite number >= {least} and less than 2^63"
+        )
 
 
 def preset_names() -> list[str]:
@@ -206,11 +208,13 @@ def check_config_file(file: Path) -> None:
             plain = getattr(event, "anchor", None) is None and getattr(event, "tag", None) is None
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
+            plain &= len(getattr(event, "value", "")) <= _MAX_SCALAR
             if not plain or depth > 2:
                 assert event.start_mark is not None
                 raise ConfigError(
-                    f"{file}:{event.start_mark.line + 1}: got a YAML anchor, alias, tag or deeper "
-                    "nesting, expected only sections and keys"
+                    f"{file}:{event.start_mark.line + 1}: got a YAML anchor, alias, tag, deeper "
+                    f"nesting or a value of more than {_MAX_SCALAR} characters, expected sections, "
+                    "keys and plain values"
                 )
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:

@@ -23,6 +23,7 @@ def write_dataset(folder: Path, users: int, per_user: int) -> None:
     }
     for name, part in zip(("train", "valid", "test"), parts, strict=True):
         edges = [starts, ends] if name == "train" else [starts, ends - 1, ends]
+        part.sort()
         arrays[f"{name}_users.npy"] = part
         arrays[f"{name}_spans.npy"] = np.stack([edge[part] for edge in edges], axis=1)
     for name, array in arrays.items():
