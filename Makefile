@@ -21,6 +21,8 @@ test: lint  ## lint and the test suite
 test-all: lint  ## the same in its long forms, for hours: before a release
 	$(BIN)/python -m pytest --full
 	$(BIN)/python -m tests.mutants
+	$(BIN)/python -m tests.sanitizers address
+	$(BIN)/python -m tests.sanitizers thread
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -267,6 +267,10 @@ def config_from_namespace(namespace: Any) -> Config:
         "optim": OptimConfig,
         "train": TrainConfig,
     }
+    for name in sections:
+        for key, value in vars(namespace[name]).items():
+            if value is None:  # jsonargparse takes null for any type
+                raise ConfigError(f"{name}.{key}: got null, expected a value")
     return Config(**{name: make(**vars(namespace[name])) for name, make in sections.items()})
 
 

@@ -35,6 +35,8 @@ def test_resolved_configuration_is_itself_a_config_file(tmp_path):
         ("loss: {beta: -1}", "loss.beta: got -1"),
         ("loss: {beta: .nan}", "loss.beta: got nan"),
         ("model: {name: comirec}", "comirec-sa"),
+        ("optim: {lr: null}", "optim.lr: got null, expected a value"),
+        ("loss: {mask_hits: }", "loss.mask_hits: got null, expected a value"),
         ("train: {seed: 9223372036854775808}", "train.seed"),
     ],
 )

@@ -4,8 +4,6 @@
 `control` reads one element too many, and has to die of it.
 """
 
-import ctypes
-import mmap
 import os
 import sys
 
@@ -20,12 +18,9 @@ import remi_fast.functional as F
 from remi_fast.kernels import deferred_adam_launch, ihn_loss_launch, negatives, runtime
 from remi_fast.kernels.deferred_adam_state import AdamState, StepTable
 from remi_fast.kernels.multi_interest_ihn_loss import multi_interest_ihn_loss_rows
+from tests.kernels.pages import between_guards
 from tests.kernels.test_deferred_adam import shape_triton as shape_adam
 from tests.kernels.test_ihn_loss import shape_triton
-
-PAGE = mmap.PAGESIZE
-_PROT_NONE = 0
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def guarded(x, at_end):
@@ -33,14 +28,7 @@ def guarded(x, at_end):
     if x.numel() == 0:
         return x
     span = 1 + sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
-    size = span * x.element_size()
-    pages = -(-size // PAGE)
-    region = mmap.mmap(-1, (pages + 2) * PAGE)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(region))
-    for page in (0, pages + 1):
-        if _libc.mprotect(ctypes.c_void_p(address + page * PAGE), PAGE, _PROT_NONE):
-            raise OSError(ctypes.get_errno(), "mprotect")
-    offset = PAGE + (pages * PAGE - size if at_end else 0)
+    region, offset = between_guards(span * x.element_size(), at_end)
     elements = torch.frombuffer(region, dtype=x.dtype, count=span, offset=offset)
     return elements.as_strided(x.shape, x.stride()).copy_(x)
 

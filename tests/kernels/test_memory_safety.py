@@ -1,5 +1,5 @@
-"""The Triton kernels read and write only what is their own: guard pages, and of the loss
-uninitialised memory and offsets past 2^31 elements."""
+"""Kernels read and write only what is their own: guard pages for the Triton kernels and the C++
+extension, and of the loss uninitialised memory and offsets past 2^31 elements."""
 
 import resource
 import signal
@@ -25,8 +25,8 @@ def small_tiles(monkeypatch):
     shape_triton(monkeypatch)
 
 
-def beside_guard_pages(what):
-    command = [sys.executable, "-m", "tests.kernels.guard_pages", what]
+def beside_guard_pages(what, module="guard_pages"):
+    command = [sys.executable, "-m", f"tests.kernels.{module}", str(what)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
@@ -37,8 +37,16 @@ def test_nothing_is_touched_beyond_a_tensor(what):
     assert done.returncode == 0 and last == ["done"], f"died at {last}: {done.stderr}"
 
 
-def test_guard_pages_kill_what_reads_too_much():
-    done = beside_guard_pages("control")
+def test_nothing_is_touched_beyond_a_buffer_of_the_extension(at_scale):
+    """Every entry point that takes a buffer: one that is never called there fails it, too."""
+    done = beside_guard_pages(at_scale(30, 1000), "entry_points")
+    last = done.stdout.splitlines()[-1:]
+    assert done.returncode == 0 and last == ["done"], f"died at {last}: {done.stderr}"
+
+
+@pytest.mark.parametrize("module", ["guard_pages", "entry_points"])
+def test_guard_pages_kill_what_reads_too_much(module):
+    done = beside_guard_pages("control", module)
     assert done.stdout == "reading too much\n" and done.returncode == -signal.SIGSEGV
 
 
