@@ -159,9 +159,7 @@ def write_checked_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def read_checked_json(path: Path) -> dict[str, Any]:
-    """What `write_checked_json` wrote, with the key "crc32". Raises CorruptFileError."""
-    if not path.is_file():
-        raise CorruptFileError(f"{path}: file is missing")
+    """What `write_checked_json` wrote there, with the key "crc32". Raises CorruptFileError."""
     size = path.stat().st_size
     if size > MAX_JSON:
         raise CorruptFileError(f"{path}: got {size} bytes, expected at most {MAX_JSON}")

@@ -88,6 +88,35 @@ def test_every_flipped_bit_is_found_and_its_place_named(run, at_scale):
     refusal(run, Trained)
 
 
+def test_no_bit_of_a_file_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "CHECKSUM_CHUNK", 10)
+    file = tmp_path / "x"
+    for length in (1, 9, 10, 11, 95):  # the last with threads
+        content = bytes(range(length))
+        file.write_bytes(content)
+        good = files.checksums(file)
+        files.verify(file, good)
+        for bit in range(8 * length):
+            damaged = bytearray(content)
+            damaged[bit // 8] ^= 1 << bit % 8
+            file.write_bytes(damaged)
+            with pytest.raises(CorruptFileError, match=f"at offset {bit // 80 * 10}:"):
+                files.verify(file, good)
+
+
+def test_no_bit_of_checked_json_is_left_out(tmp_path):
+    file = tmp_path / "x.json"
+    files.write_checked_json(file, {"a": [1, {"b": "x"}]})
+    content = file.read_bytes()
+    assert files.read_checked_json(file)["a"] == [1, {"b": "x"}]
+    for bit in range(8 * len(content)):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(damaged)
+        with pytest.raises(CorruptFileError, match="x.json: checksum mismatch"):
+            files.read_checked_json(file)
+
+
 def test_every_truncation_is_found_and_its_place_named(run, at_scale):
     generator = np.random.default_rng(4)
     contents = {path: path.read_bytes() for path in guarded(run)}

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save
 
 from remi_fast import files
 from remi_fast.config import Config, LossConfig
@@ -80,7 +81,7 @@ def npy(header, data=b"", version=(1, 0), length=None):
     return b"\x93NUMPY" + bytes(version) + size + header + data
 
 
-def described(descr="'<i4'", order="False", shape="(4,)"):
+def described(descr="'<i4'", order="False", shape="(ROWS,)"):
     text = f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, }}"
     return text.encode().ljust(128 - 11) + b"\n"
 
@@ -104,7 +105,7 @@ HEADERS = {
     "void": described(descr="'|V4'"),
     "a date": described(descr="'<M8[s]'"),
     "no dtype": described(descr="'<i3'"),
-    "more keys": described(shape="(4,), 'x': 1"),
+    "more keys": described(shape="(ROWS,), 'x': 1"),
     "a call": described(shape="(__import__('os').system('touch MARKER'),)"),
     "a lambda": described(shape="(lambda: 4)()"),
     "a generator": described(shape="tuple(x for x in (4,))"),
@@ -122,8 +123,11 @@ HEADERS = {
 @pytest.mark.parametrize("name", HEADERS)
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
 def test_headers_of_npy(refuse, folder, name, version, tmp_path):
+    """Nothing but the header is wrong."""
+    items = np.load(folder / "items.npy")
     header = HEADERS[name].replace(b"MARKER", str(tmp_path / "marker").encode())
-    forge(folder / "items.npy", npy(header, bytes(16), version))
+    header = header.replace(b"ROWS", str(len(items)).encode())
+    forge(folder / "items.npy", npy(header, items.tobytes(), version))
     assert "items.npy" in refuse("dataset", folder)
 
 
@@ -223,9 +227,6 @@ SAFETENSORS = {
     "a path": safetensors({"../../etc/passwd": ROW}, bytes(16)),
     "no name": safetensors({"": ROW}, bytes(16)),
 }
-for name in ("F64", "I32", "I64", "U64", "BOOL", "BF16", "F16", "F8_E4M3", "C64"):
-    one = {"F64": 8, "I64": 8, "U64": 8, "C64": 8, "I32": 4, "BF16": 2, "F16": 2}.get(name, 1)
-    SAFETENSORS[name] = safetensors({W: tensor([20, 4], end=80 * one, dtype=name)}, bytes(80 * one))
 
 
 @pytest.mark.parametrize("name", SAFETENSORS)
@@ -234,10 +235,18 @@ def test_safetensors(refuse, weights, name):
     assert str(weights) in refuse("weights", weights)
 
 
+DTYPES = [torch.float64, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.complex64]
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.int32, torch.int64, torch.uint64, torch.bool])
+def test_tensors_of_other_dtypes(refuse, weights, dtype):
+    tensors = load_file(weights / "model.safetensors")
+    forge(weights / "model.safetensors", save(tensors | {W: tensors[W].to(dtype)}))
+    assert "of another model" in refuse("weights", weights)
+
+
 def pieces_of(weights, names):
     """The file with table.weight under other names, of so many rows each."""
-    from safetensors.torch import load_file, save
-
     tensors = load_file(weights / "model.safetensors")
     table = tensors.pop(W)
     return save(tensors | {name: table[:rows].clone() for name, rows in names.items()})
@@ -249,6 +258,7 @@ def pieces_of(weights, names):
         {f"{W}[0:999999999999]": 20},
         {f"{W}[0:{'9' * 5000}]": 20},
         {f"{W}[5:25]": 20},
+        {f"{W}[5:20]": 20},
         {f"{W}[20:0]": 20},
         {f"{W}[0:20]": 1},
         {f"{W}[0:19]": 1, f"{W}[19:20]": 19},
@@ -320,6 +330,14 @@ def test_json_of_many_megabytes_is_not_read(refuse, tmp_path):
 def test_manifests(refuse, folder, key, value):
     change_index(folder / "manifest.json", lambda manifest: manifest.update({key: value}))
     assert str(folder) in refuse("dataset", folder)
+
+
+def test_counts_that_are_no_whole_numbers(refuse, folder):
+    def change(manifest):
+        manifest["counts"] = {name: float(count) for name, count in manifest["counts"].items()}
+
+    change_index(folder / "manifest.json", change)
+    assert "manifest.json: got counts" in refuse("dataset", folder)
 
 
 LISTED = [

@@ -42,6 +42,8 @@ CONFIGS = {
     "laughs, many": laughs(100),
     "laughs in a value": laughs(9) + "loss: {beta: *a8}\n",
     "an anchor in itself": "loss: &a {beta: *a}",
+    "an anchor": "loss: &a {beta: 2}",
+    "an alias": "loss: {beta: &b 2, rr_lambda: *b}",
     "merged": "loss: &a {beta: 2}\ntrain: {<<: *a}",
     "merged in place": "loss: {<<: {beta: 2}}",
     "nested lists": "loss: " + "[" * 30_000,
