@@ -41,7 +41,7 @@ def content_of(folder: Path) -> Files:
 
 
 def dataset() -> Target:
-    """Dataset.open, and a batch and the tables of what it opens."""
+    """Dataset.open; of what it opens a batch and the tables, and no index may point outside."""
     with tempfile.TemporaryDirectory() as folder:
         raw, out = Path(folder, "raw.parquet"), Path(folder, "data")
         interactions(users=20, topics=3, items_per_topic=4).write_parquet(raw)
@@ -53,10 +53,10 @@ def dataset() -> Target:
         options = {"batch_size": 8, "max_history": 5, "min_history": 1, "seed": 1, "threads": 1}
         with BatchLoader(data.items, data.train_users, data.train_spans, **options) as batches:
             next(batches)
-        for name in ("valid", "test"):
-            split = data.eval_split(name)
-            for start, _, end in split.spans:
-                data.items[start:end].sum()
+        assert data.items.min() >= 1 and data.items.max() < data.num_items
+        for split in map(data.eval_split, ("valid", "test")):
+            for user, (start, cut, end) in zip(split.users, split.spans, strict=True):
+                assert data.offsets[user] <= start < cut < end <= data.offsets[user + 1]
         _ = data.item_table, data.user_table
 
     return Target(good, lambda random, content: _stored(random, content, "manifest.json"), open_)
@@ -85,7 +85,8 @@ def checkpoint_() -> Target:
 
 
 def text() -> Target:
-    """The folder of three text files that were split already; with an index column or without."""
+    """The folder of three text files that were split already, with an index column or without;
+    what is read from it has no nulls."""
     rows = [f"{user},{10 * user + n},{n},{1000 + n}\n" for user in range(4) for n in range(6)]
     good = {f"x_{part}.txt": "".join(rows[i::3]).encode() for i, part in enumerate(readers.PARTS)}
 
@@ -99,7 +100,11 @@ def text() -> Target:
             return content | {name: mutate.some_bytes(random, content[name])}
         return content | {name: mutate.lines(random, content[name], ",")}
 
-    return Target(good, damage, lambda folder: readers.read([folder], readers.ColumnNames()))
+    def open_(folder: Path) -> None:
+        frame = readers.read([folder], readers.ColumnNames()).frame
+        assert frame.height > 0 and not any(column.has_nulls() for column in frame)
+
+    return Target(good, damage, open_)
 
 
 def config() -> Target:
