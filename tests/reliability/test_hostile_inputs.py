@@ -86,6 +86,19 @@ def test_configurations(refuse, tmp_path, name):
     assert len(message) < 2_000
 
 
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("loss: {beta: 2}\n" + "# x\n" * 20_000, "got 80016 bytes, expected at most 65536"),
+        ("outt: /tmp", "got the key 'outt', expected one of: model, loss, optim, train"),
+        ("model: other.yaml", "model: got 'other.yaml', expected a mapping"),
+    ],
+)
+def test_what_is_wrong_with_a_configuration(refuse, tmp_path, text, message):
+    (tmp_path / "c.yaml").write_text(text)
+    assert message in refuse("config", tmp_path / "c.yaml")
+
+
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"\x80abc", b"loss: {beta: \xff}"])
 def test_configurations_that_are_no_text(refuse, tmp_path, content):
     (tmp_path / "c.yaml").write_bytes(content)
@@ -112,8 +125,11 @@ def item_table(items, **changes):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda n: item_table(3_000_000, count=[1] * 3_000_000),
-        lambda n: {"item_id": np.zeros(30_000_000, np.int64)},
+        lambda n: {
+            "item_id": np.zeros(10_000_000, np.int64),
+            "index": np.zeros(10_000_000, np.int32),
+            "count": np.zeros(10_000_000, np.int64),
+        },
         lambda n: item_table(n, item_id=[[1]] * n),
         lambda n: item_table(n, item_id=[{"a": 1}] * n),
         lambda n: item_table(n, item_id=[b"a"] * n),
@@ -162,26 +178,39 @@ def test_files_that_are_no_parquet(refuse, folder, tmp_path, change):
     assert "items.parquet: not a table" in refuse("dataset", folder)
 
 
-@pytest.mark.parametrize("compression", ["uncompressed", "zstd", "snappy"])
-def test_parquet_with_a_header_of_random_lies(opener, tmp_path, compression, at_scale):
-    """Either it is read, or refused: never a crash, never much memory."""
+def lies(good, count):
+    """A Parquet file with a few bytes changed, most of them in what describes the rest."""
     generator = np.random.default_rng(5)
-    file = tmp_path / "raw.parquet"
-    ids = np.arange(200)
-    columns = {"user_id": ids // 10, "item_id": [f"i{i % 17}" for i in ids], "timestamp": ids}
-    pl.DataFrame(columns).write_parquet(file, compression=compression)
-    good = file.read_bytes()
     footer = len(good) - 8 - struct.unpack("<I", good[-8:-4])[0]
-    for number in range(at_scale(40, 3_000)):
+    for number in range(count):
         lie = bytearray(good)
         for place in generator.integers(footer if number % 2 else 0, len(good), 2):
             lie[place] = generator.choice([0, 127, 128, 255, generator.integers(256)])
         if number % 3 == 0:  # the largest number that a header can hold
             place = generator.integers(footer, len(good) - 17)
             lie[place : place + 9] = b"\xff" * 8 + b"\x7f"
+        yield bytes(lie)
+
+
+@pytest.mark.parametrize("compression", ["uncompressed", "zstd", "snappy"])
+def test_raw_parquet_that_lies_is_read_or_refused(opener, tmp_path, compression, at_scale):
+    """Never a crash, never much memory."""
+    file = tmp_path / "raw.parquet"
+    ids = np.arange(200)
+    columns = {"user_id": ids // 10, "item_id": [f"i{i % 17}" for i in ids], "timestamp": ids}
+    pl.DataFrame(columns).write_parquet(file, compression=compression)
+    for lie in lies(file.read_bytes(), at_scale(40, 3_000)):
         file.write_bytes(lie)
         answer = opener("raw", file)
         assert answer["error"] in (None, "DataError"), answer
+        assert answer["growth"] <= 64 << 20, answer
+
+
+def test_item_tables_that_lie_are_read_or_refused(opener, folder, at_scale):
+    for lie in lies((folder / "items.parquet").read_bytes(), at_scale(100, 3_000)):
+        forge(folder / "items.parquet", lie)
+        answer = opener("dataset", folder)
+        assert answer["error"] in (None, "CorruptFileError"), answer
         assert answer["growth"] <= 64 << 20, answer
 
 
