@@ -1,9 +1,11 @@
 #include "adam.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 
+#include "finite.hpp"
 #include "simd.hpp"
 #include "thread_pool.hpp"
 
@@ -125,10 +127,12 @@ GatherPlan make_gather_plan(const int64_t* ids, int64_t n, int64_t num_rows) {
     return plan;
 }
 
-void adam_catch_up_and_gather(const AdamTable& table, const AdamHyper& hyper,
-                              const AdamSeries& series, const GatherPlan& plan, float* out) {
+int64_t adam_catch_up_and_gather(const AdamTable& table, const AdamHyper& hyper,
+                                 const AdamSeries& series, const GatherPlan& plan, float* out,
+                                 bool check_finite) {
     const auto unique = static_cast<int64_t>(plan.rows.size());
     const int64_t dim = table.dim;
+    std::atomic<int64_t> first_bad{unique};
     ThreadPool::instance().parallel_for(unique, [&](int64_t begin, int64_t end) {
         CatchUp catch_up(series, hyper.eps);
         for (int64_t u = begin; u < end; ++u) {
@@ -138,13 +142,20 @@ void adam_catch_up_and_gather(const AdamTable& table, const AdamHyper& hyper,
             if (row != 0) {  // row 0 is padding: zero and frozen
                 float* m = table.exp_avg + row * dim;
                 float* v = table.exp_avg_sq + row * dim;
-                catch_up.row(weight, m, v, m, v, dim, table.stamp[row]);
-                if (table.stamp[row] != 0) table.stamp[row] = static_cast<int32_t>(series.step());
+                if (check_finite &&
+                    !(all_finite(weight, dim) && all_finite(m, dim) && all_finite(v, dim))) {
+                    for (int64_t first = first_bad; u < first;)
+                        if (first_bad.compare_exchange_weak(first, u)) break;
+                } else if (table.stamp[row] != 0) {
+                    catch_up.row(weight, m, v, m, v, dim, table.stamp[row]);
+                    table.stamp[row] = static_cast<int32_t>(series.step());
+                }
             }
             for (int32_t o = plan.starts[u]; o < plan.starts[u + 1]; ++o)
                 std::memcpy(out + plan.order[o] * dim, weight, dim * sizeof(float));
         }
     });
+    return first_bad < unique ? plan.rows[first_bad] : -1;
 }
 
 void adam_read(const AdamTable& table, const AdamHyper& hyper, const AdamSeries& series,

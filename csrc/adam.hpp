@@ -24,8 +24,11 @@ struct GatherPlan {
 
 GatherPlan make_gather_plan(const int64_t* ids, int64_t n, int64_t num_rows);
 // These three are at the step that `AdamSeries::prepare` went to.
-void adam_catch_up_and_gather(const AdamTable&, const AdamHyper&, const AdamSeries&,
-                              const GatherPlan&, float* out);
+//
+// check_finite: rows that are not finite, or whose moments are not, stay as they are; returns the
+// first of them, or -1.
+int64_t adam_catch_up_and_gather(const AdamTable&, const AdamHyper&, const AdamSeries&,
+                                 const GatherPlan&, float* out, bool check_finite);
 void adam_read(const AdamTable&, const AdamHyper&, const AdamSeries&, const int64_t* ids, int64_t n,
                float* out);
 void adam_flush(const AdamTable&, const AdamHyper&, const AdamSeries&);

@@ -16,6 +16,7 @@ from torch import Tensor
 from . import reference
 from .deferred_adam_state import AdamState, StepTable
 from .dispatch import choose
+from .finite import first_non_finite
 from .native import C
 
 if TYPE_CHECKING:  # Triton is imported where it runs
@@ -61,10 +62,19 @@ class GatheredRows:
 
 
 def gather(
-    state: AdamState, steps: StepTable, rows: GatheredRows, *, backend: str = "auto"
+    state: AdamState,
+    steps: StepTable,
+    rows: GatheredRows,
+    *,
+    check_finite: bool = False,
+    backend: str = "auto",
 ) -> Tensor:
-    """Bring the rows up to date in place and return copies, one an occurrence: (n, d)."""
-    return _implementation("gather", state, backend)(state, steps, rows)
+    """Bring the rows up to date in place and return copies, one an occurrence: (n, d).
+
+    check_finite: raise FloatingPointError where one of the rows, or a moment of it, is infinite or
+    NaN; such a row stays as it is. On the CPU only: a GPU would have to be waited for.
+    """
+    return _implementation("gather", state, backend)(state, steps, rows, check_finite)
 
 
 def read(state: AdamState, steps: StepTable, ids: Tensor, *, backend: str = "auto") -> Tensor:
@@ -111,9 +121,13 @@ def _view(state: AdamState, steps: StepTable) -> "C.AdamView":
     return state.native[1]
 
 
-def _native_gather(state: AdamState, steps: StepTable, rows: GatheredRows) -> Tensor:
+def _native_gather(
+    state: AdamState, steps: StepTable, rows: GatheredRows, check_finite: bool
+) -> Tensor:
     out = torch.empty(len(rows.ids), state.weight.shape[1])
-    _view(state, steps).gather(steps.step, rows.plan, out.numpy())
+    first_bad = _view(state, steps).gather(steps.step, rows.plan, out.numpy(), check_finite)
+    if first_bad >= 0:
+        _check_finite(state, torch.tensor([first_bad]))
     return out
 
 
@@ -133,7 +147,9 @@ def _native_flush(state: AdamState, steps: StepTable) -> None:
     _view(state, steps).flush(steps.step)
 
 
-def _triton_gather(state: AdamState, steps: StepTable, rows: GatheredRows) -> Tensor:
+def _triton_gather(
+    state: AdamState, steps: StepTable, rows: GatheredRows, check_finite: bool
+) -> Tensor:
     from . import deferred_adam_launch as launches
 
     launches.catch_up(state, steps, rows.sorted)
@@ -182,8 +198,23 @@ def _store(state: AdamState, ids: Tensor, rows: AdamState) -> None:
     state.exp_avg_sq[ids], state.stamp[ids] = rows.exp_avg_sq, rows.stamp
 
 
-def _reference_gather(state: AdamState, steps: StepTable, rows: GatheredRows) -> Tensor:
+def _check_finite(state: AdamState, ids: Tensor) -> None:
+    for name in ("weight", "exp_avg", "exp_avg_sq"):
+        found = first_non_finite(getattr(state, name)[ids])
+        if found is not None:
+            (row, column), value = found
+            raise FloatingPointError(
+                f"{name} of row {int(ids[row])}: got {value} in column {column}, "
+                "expected finite numbers"
+            )
+
+
+def _reference_gather(
+    state: AdamState, steps: StepTable, rows: GatheredRows, check_finite: bool
+) -> Tensor:
     ids = rows.ids.unique()
+    if check_finite:
+        _check_finite(state, ids)
     _store(state, ids, _reference_caught_up(state, steps, ids))
     return state.weight[rows.ids]
 

@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from remi_fast.errors import NonFiniteError
 from remi_fast.kernels import deferred_adam as kernel
+from remi_fast.kernels.finite import all_finite, first_non_finite
 from remi_fast.kernels.memory import table_zeros
 from remi_fast.models.item_table import ItemTable
 
@@ -98,11 +100,17 @@ class DeferredAdam(torch.optim.Optimizer):
     def gather(self, ids: Tensor) -> Tensor:
         """Up-to-date rows of `ids` (n,): (n, d), a leaf whose gradient `step` will use.
 
-        Raises IndexError naming the first id outside [0, I).
+        Raises IndexError naming the first id outside [0, I), and NonFiniteError naming row and
+        tensor where the table or its moments are infinite or NaN (on the CPU).
         """
         rows = kernel.GatheredRows(ids, len(self._adam.weight))
-        with torch.no_grad():
-            values = kernel.gather(self._adam, self._steps, rows, backend=self._backend)
+        try:
+            with torch.no_grad():
+                values = kernel.gather(
+                    self._adam, self._steps, rows, check_finite=True, backend=self._backend
+                )
+        except FloatingPointError as error:
+            raise NonFiniteError(f"step {self.steps_taken}: item table: {error}") from None
         values.requires_grad_()
         self._gathered.append(rows)
         self.param_groups[0]["params"].append(values)
@@ -116,17 +124,34 @@ class DeferredAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One Adam step with the gradients of all rows gathered since `zero_grad`."""
+        """One Adam step with the gradients of all rows gathered since `zero_grad`.
+
+        Raises NonFiniteError naming the row, before anything is changed, where a gradient is
+        infinite or NaN (on the CPU; a GPU would have to be waited for).
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         used = self._used()
+        if used is not None and self._adam.weight.device.type == "cpu":
+            self._check_finite(*used)
         self._steps.advance(float(self.param_groups[0]["lr"]))
         if used is not None:
             kernel.update(self._adam, self._steps, *used, backend=self._backend)
         self._forget()
         return loss
+
+    def _check_finite(self, rows: kernel.GatheredRows, gradients: Tensor) -> None:
+        if all_finite([gradients]):
+            return
+        found = first_non_finite(gradients)
+        assert found is not None
+        (occurrence, column), value = found
+        raise NonFiniteError(
+            f"step {self.steps_taken}: item table: gradient of row {int(rows.ids[occurrence])}: "
+            f"got {value} in column {column}, expected finite numbers; nothing was updated"
+        )
 
     @torch.no_grad()
     def merge_gradients(self) -> None:

@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from remi_fast.errors import CorruptFileError
+from remi_fast.errors import CorruptFileError, NonFiniteError
+from remi_fast.kernels.finite import all_finite, first_non_finite
 
 SHARD_BYTES = 256 << 20  # about what is held beside the tensors while writing or reading
 
@@ -52,6 +53,8 @@ def write(
 ) -> list[Path]:
     """Write a group of tensors, on any device, to `folder`; return its files.
 
+    Raises NonFiniteError, naming tensor and row, where something is infinite or NaN.
+
     rows: of some of the tensors, a function of (start, end): what to write as these rows.
     """
     rows = rows or {}
@@ -64,8 +67,22 @@ def write(
             piece.key: _content(piece, tensors[piece.tensor], rows.get(piece.tensor))
             for piece in shard
         }
+        for piece, values in content.items():
+            _check_finite(piece, values)
         save_file(content, paths[-1])
     return paths
+
+
+def _check_finite(name: str, values: Tensor) -> None:
+    if not values.is_floating_point() or all_finite([values]):
+        return
+    found = first_non_finite(values)
+    assert found is not None
+    index, value = found
+    raise NonFiniteError(
+        f"checkpoint: {name}: got {value} at {list(index)}, expected finite numbers; "
+        "it was not saved, and what was saved before stands"
+    )
 
 
 def group_of(file_name: str) -> str:

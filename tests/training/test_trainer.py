@@ -232,7 +232,7 @@ def test_a_loss_that_is_not_finite_updates_nothing(dataset, tmp_path):
     broken = Config(
         model=config().model,
         loss=config().loss,
-        optim=OptimConfig(lr=1e30),
+        optim=OptimConfig(lr=1e18),
         train=config().train,
     )
     with pytest.raises(NonFiniteError, match=r"step \d+: the loss is .*smaller optim.lr"):

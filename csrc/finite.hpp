@@ -1,0 +1,5 @@
+#pragma once
+// Whether floats are finite: neither infinite nor NaN.
+#include <cstdint>
+
+bool all_finite(const float* x, int64_t n);

@@ -1,0 +1,231 @@
+"""NaN and infinity stop a run before anything is updated or saved, and are named."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from remi_fast import api
+from remi_fast.config import Config, LossConfig, ModelConfig, TrainConfig
+from remi_fast.errors import NonFiniteError
+from remi_fast.kernels.finite import all_finite, first_non_finite
+from remi_fast.kernels.negatives import sample_negatives
+from remi_fast.models.recommender import make_model
+from remi_fast.training import step as step_module
+from remi_fast.training.step import TrainingStep
+
+ITEMS, DIM, HISTORY, BATCH = 60, 8, 5, 4
+BAD = (float("nan"), float("inf"), -float("inf"))
+
+
+def make(backend, steps):
+    """A TrainingStep after so many steps; the same one for the same arguments."""
+    config = Config(
+        model=ModelConfig(dim=DIM, num_interests=2, max_history=HISTORY),
+        loss=LossConfig(num_negatives=7),
+        train=TrainConfig(backend=backend),
+    )
+    training_step = TrainingStep(make_model(config.model, ITEMS, seed=1, backend=backend), config)
+    for step in range(steps):
+        training_step(step, *batch(step))
+    return training_step
+
+
+def batch(step):
+    generator = np.random.default_rng(step)
+    length = generator.integers(1, HISTORY + 1, BATCH)
+    history = generator.integers(1, ITEMS, (BATCH, HISTORY))
+    history[np.arange(HISTORY) >= length[:, None]] = 0
+    target = generator.integers(1, ITEMS, BATCH)
+    return tuple(torch.from_numpy(x.astype(np.int32)) for x in (history, length, target))
+
+
+def touched(step, generator):
+    """A row that the step reads."""
+    history, _, target = batch(step)
+    negatives = sample_negatives(7, ITEMS, seed=1, step=step)
+    ids = torch.cat([history.flatten(), target, negatives])
+    return int(generator.choice(ids[ids > 0].numpy()))
+
+
+def bits(training_step):
+    """All state, every row up to date, as integers: NaN equals itself then."""
+    training_step.table_optimizer.flush()
+    state = training_step.table_optimizer.state_dict()
+    tensors = [state[name] for name in ("exp_avg", "exp_avg_sq", "stamp")]
+    tensors += list(training_step.model.state_dict().values())
+    for dense in training_step.dense_optimizer.state.values():
+        tensors += [dense["exp_avg"], dense["exp_avg_sq"], dense["step"]]
+    return [tensor.detach().clone().view(torch.int32) for tensor in tensors], state["step"]
+
+
+def in_a_row(training_step, step, bad, generator, monkeypatch):
+    row, column = touched(step, generator), int(generator.integers(DIM))
+    training_step.model.table.weight[row, column] = bad
+    return f"item table: weight of row {row}: got {bad} in column {column}"
+
+
+def in_a_moment(training_step, step, bad, generator, monkeypatch):
+    row, column = touched(step, generator), int(generator.integers(DIM))
+    name = str(generator.choice(["exp_avg", "exp_avg_sq"]))
+    training_step.table_optimizer.state_dict()[name][row, column] = bad
+    return f"item table: {name} of row {row}: got {bad} in column {column}"
+
+
+def dense_element(training_step, generator):
+    names = dict(training_step.model.extractor.named_parameters())
+    name = str(generator.choice(list(names)))
+    return name, names[name], tuple(int(generator.integers(n)) for n in names[name].shape)
+
+
+def in_a_dense_weight(training_step, step, bad, generator, monkeypatch):
+    name, weight, index = dense_element(training_step, generator)
+    weight.detach()[index] = bad
+    return f"extractor: weight {name}: got {bad} in row {index[0]}, column {index[1]}"
+
+
+def in_a_dense_moment(training_step, step, bad, generator, monkeypatch):
+    name, weight, index = dense_element(training_step, generator)
+    moment = str(generator.choice(["exp_avg", "exp_avg_sq"]))
+    training_step.dense_optimizer.state[weight][moment][index] = bad
+    return f"extractor: {moment} of {name}: got {bad} in row {index[0]}, column {index[1]}"
+
+
+def in_the_loss(training_step, step, bad, generator, monkeypatch):
+    whole = step_module.multi_interest_ihn_loss_rows
+    sample = int(generator.integers(BATCH))
+
+    def broken(*arguments, **options):
+        ihn, chosen, rr = whole(*arguments, **options)
+        return ihn.index_fill(0, torch.tensor([sample]), bad), chosen, rr
+
+    monkeypatch.setattr(step_module, "multi_interest_ihn_loss_rows", broken)
+    return f"the loss is {bad} .*ihn of sample {sample} is {bad}"
+
+
+def in_a_gradient(training_step, step, bad, generator, monkeypatch):
+    whole = step_module.multi_interest_ihn_loss_rows
+    where = str(generator.choice(["interests", "target"]))
+    sample, column = int(generator.integers(BATCH)), int(generator.integers(DIM))
+
+    def broken(interests, target_rows, *others, **options):
+        def spoil(gradient):
+            gradient = gradient.clone()
+            gradient[sample].view(-1, DIM)[0, column] = bad
+            return gradient
+
+        (interests if where == "interests" else target_rows).register_hook(spoil)
+        return whole(interests, target_rows, *others, **options)
+
+    monkeypatch.setattr(step_module, "multi_interest_ihn_loss_rows", broken)
+    if where == "interests":  # all weights of the extractor get one
+        return r"extractor: gradient of \w+: got -?(nan|inf) in row \d+"
+    row = int(batch(step)[2][sample])
+    return f"item table: gradient of row {row}: got {bad} in column {column}"
+
+
+PLACES = (
+    in_a_row,
+    in_a_moment,
+    in_a_dense_weight,
+    in_a_dense_moment,
+    in_the_loss,
+    in_a_gradient,
+)
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("place", PLACES)
+def test_nothing_is_updated_and_the_place_is_named(place, backend, at_scale):
+    for trial in range(at_scale(3, 100)):
+        generator = np.random.default_rng(trial)
+        step, bad = int(generator.integers(1, 9)), BAD[trial % 3]
+        training_step, twin = make(backend, step), make(backend, step)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            for one in (training_step, twin):  # the same injection in both
+                text = place(one, step, bad, np.random.default_rng(trial), monkeypatch)
+            with pytest.raises(NonFiniteError, match=f"step {step}: {text}"):
+                training_step(step, *batch(step))
+        after, steps_after = bits(training_step)
+        before, steps_before = bits(twin)
+        assert steps_after == steps_before == step
+        for a, b in zip(after, before, strict=True):
+            assert torch.equal(a, b)
+
+
+def train(dataset, run):
+    config = Config(
+        model=ModelConfig(dim=8, num_interests=2, max_history=5),
+        loss=LossConfig(num_negatives=20),
+        train=TrainConfig(batch_size=16, steps=12, eval_every=4, threads=1),
+    )
+    return api.train(dataset.path, run, config)
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_the_last_good_checkpoint_stands(dataset, tmp_path, monkeypatch, bad):
+    whole = step_module.TrainingStep.__call__
+
+    def broken(self, step, *arguments):
+        result = whole(self, step, *arguments)
+        if step == 6:
+            self.model.extractor.w1.detach()[3, 1] = bad
+        return result
+
+    monkeypatch.setattr(step_module.TrainingStep, "__call__", broken)
+    with pytest.raises(NonFiniteError, match=f"step 7: extractor: weight w1: got {bad} in row 3"):
+        train(dataset, tmp_path / "run")
+    monkeypatch.undo()
+    resumed = api.resume(tmp_path / "run")
+    assert resumed["train"]["steps"] == 12
+    assert resumed["test"] == train(dataset, tmp_path / "other")["test"]
+
+
+def test_what_is_not_finite_is_not_saved(dataset, tmp_path, monkeypatch):
+    """Rows that no step reads any more are looked at when they are saved."""
+    whole = step_module.TrainingStep.__call__
+
+    def broken(self, step, *arguments):
+        result = whole(self, step, *arguments)
+        if step == 7:  # the last before a save
+            self.model.table.weight[11, 2] = float("nan")
+        return result
+
+    monkeypatch.setattr(step_module.TrainingStep, "__call__", broken)
+    text = re.escape("checkpoint: table.weight: got nan at [11, 2]")
+    with pytest.raises(NonFiniteError, match=text):
+        train(dataset, tmp_path / "run")
+    monkeypatch.undo()
+    assert api.load(tmp_path / "run").model.rows(11, 12).isfinite().all()
+    assert api.resume(tmp_path / "run")["train"]["steps"] == 12
+
+
+def test_a_finite_gradient_whose_square_is_not():
+    """Adam's second moment overflows: the row would never move again."""
+    training_step = make("native", 3)
+    table, optimizer = training_step.model.table, training_step.table_optimizer
+    table(torch.tensor([5])).sum().mul(1e25).backward()
+    optimizer.step()
+    with pytest.raises(NonFiniteError, match="step 4: item table: exp_avg_sq of row 5: got inf"):
+        table(torch.tensor([4, 5]))
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 16, 100, 1 << 14, (1 << 15) + 3])
+def test_every_element_is_looked_at(size):
+    for dtype in (torch.float32, torch.float64):
+        values = torch.full((size,), torch.finfo(dtype).max, dtype=dtype)
+        assert all_finite([values, -values]) and first_non_finite(values) is None
+        for index in {0, size // 2, size - 1} if size else ():
+            for bad in BAD:
+                broken = values.clone()
+                broken[index] = bad
+                assert not all_finite([values, broken])
+                found, value = first_non_finite(broken)
+                assert found == (index,) and str(value) == str(bad)
+
+
+def test_strided_tensors_are_looked_at_as_they_are():
+    values = torch.zeros(6, 4)
+    values[:, 3] = torch.nan
+    assert all_finite([values[:, :3], values.T[:2]]) and not all_finite([values.T])
