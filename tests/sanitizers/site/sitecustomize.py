@@ -10,9 +10,12 @@ class Finder:
 
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name == "_remi_fast_C":
-            return PathFinder.find_spec(name, [os.environ["REMI_FAST_EXTENSION"]])
-        return None
+        if name != "_remi_fast_C":
+            return None
+        folder = os.environ["REMI_FAST_EXTENSION"]
+        if (found := PathFinder.find_spec(name, [folder])) is None:
+            raise ModuleNotFoundError(f"{folder}: no {name} there")
+        return found
 
 
 sys.meta_path.insert(0, Finder)
