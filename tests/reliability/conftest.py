@@ -1,6 +1,7 @@
 """A child process that opens hostile files, and what has to hold when it does."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,10 @@ class Opener:
     def start(self):
         command = [sys.executable, "-m", "tests.reliability.opener"]
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT)
+        environment = os.environ | {"RUST_BACKTRACE": "0"}  # one takes 50 MB of symbols, once
+        self.process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT, env=environment
+        )
 
     def __call__(self, what, path):
         self.process.stdin.write(json.dumps([what, str(path)]) + "\n")
