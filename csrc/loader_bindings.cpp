@@ -207,5 +207,6 @@ void register_loader(py::module_& m) {
     m.attr("STREAMS") = py::dict(
         "USERS"_a = stream::kUsers, "TARGETS"_a = stream::kTargets,
         "NEGATIVES"_a = stream::kNegatives, "PERMUTATION_KEYS"_a = stream::kPermutationKeys,
-        "INIT"_a = stream::kInit, "DATA_SPLIT"_a = stream::kDataSplit, "DEMO"_a = stream::kDemo);
+        "INIT"_a = stream::kInit, "DATA_SPLIT"_a = stream::kDataSplit, "DEMO"_a = stream::kDemo,
+        "ROUTING"_a = stream::kRouting, "DROPOUT"_a = stream::kDropout);
 }

@@ -21,6 +21,8 @@ PERMUTATION_KEYS: Final = 3
 INIT: Final = 4
 DATA_SPLIT: Final = 5
 DEMO: Final = 6
+ROUTING: Final = 7
+DROPOUT: Final = 8
 STREAMS: Final = {
     "USERS": USERS,
     "TARGETS": TARGETS,
@@ -29,6 +31,8 @@ STREAMS: Final = {
     "INIT": INIT,
     "DATA_SPLIT": DATA_SPLIT,
     "DEMO": DEMO,
+    "ROUTING": ROUTING,
+    "DROPOUT": DROPOUT,
 }
 
 _ROUNDS = 10
@@ -96,3 +100,13 @@ def bounded(words: Words, n: int | npt.NDArray[np.int64]) -> npt.NDArray[np.int6
     low, high = words[:, 0].astype(np.uint64), words[:, 1].astype(np.uint64)
     wide = bound.astype(np.uint64)
     return ((high * wide + (low * wide >> _WORD)) >> _WORD).astype(np.int64)
+
+
+def standard_normal(num: int, step: int, stream: int, seed: int) -> npt.NDArray[np.float64]:
+    """`num` numbers of N(0, 1), four a Philox block: two pairs by Box and Muller (1958)."""
+    words = random_words(np.arange(-(-num // 4)), step, stream, seed)
+    uniform = (words.astype(np.float64) + 0.5) / 2**32  # in (0, 1)
+    radius = np.sqrt(-2 * np.log(uniform[:, ::2]))
+    angle = 2 * np.pi * uniform[:, 1::2]
+    pairs = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
+    return pairs.reshape(-1)[:num]

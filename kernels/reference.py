@@ -93,6 +93,41 @@ def self_attentive_extractor(
     return routing @ values, routing
 
 
+def capsule_routing(
+    votes: Tensor, length: Tensor, logits: Tensor, *, iterations: int = 3, through_routing: bool
+) -> tuple[Tensor, Tensor]:
+    """Interests and routing by dynamic routing (ComiRec, algorithm 1; MIND, section 3.3).
+
+    Every iteration: c = softmax_L(logits), 0 on padding; s_k = sum_l c_kl votes_kl;
+    v_k = squash(s_k) = s_k |s_k| / (1 + |s_k|^2); and, except in the last,
+    logits_kl += votes_kl . v_k.
+    The gradient goes through the last iteration only, with c as constants, as published; with
+    `through_routing` also through the logits' last update, so that RR has a gradient (ours).
+
+    Shapes: votes (B, K, L, d), or (B, 1, L, d) where the interests share them, length (B,) ints in
+    [0, L], logits (B or 1, K, L) -> interests (B, K, d), routing (B, K, L), 0 on padding.
+    """
+    padding = torch.arange(votes.shape[2], device=votes.device) >= length[:, None]
+    votes = votes.masked_fill(padding[:, None, :, None], 0.0)
+    for iteration in range(iterations):
+        routing = torch.softmax(logits, dim=2).masked_fill(padding[:, None, :], 0.0)
+        last = iteration == iterations - 1
+        before_last = through_routing and iteration == iterations - 2
+        seen = votes if last or before_last else votes.detach()
+        interests = squash((routing[..., None] * seen).sum(dim=2))
+        if not last:
+            logits = logits + (seen * interests[:, :, None]).sum(dim=3)
+    return interests, routing
+
+
+def squash(vector: Tensor) -> Tensor:
+    """v |v| / (1 + |v|^2) along the last dimension (Sabour et al., 2017, eq. 1); 0 at 0."""
+    square = vector.square().sum(dim=-1, keepdim=True)
+    tiny = torch.finfo(vector.dtype).tiny
+    length = square.clamp_min(tiny).sqrt()  # its derivative at 0 is 0 then, not infinite
+    return vector * length / (1 + square)
+
+
 def adam_catch_up(
     weight: Tensor,
     exp_avg: Tensor,

@@ -27,13 +27,14 @@ class ModelConfig:
     """The model.
 
     Args:
-        name: Interest extractor.
+        name: What makes interests of a history; dnn, gru4rec and pop are baselines with one vector
+            a user and no routing (num_interests and rr_lambda are nothing to them).
         dim: Embedding size d.
         num_interests: Interests (vectors) per user, K.
         max_history: Items of a history that are used, L: the most recent ones.
     """
 
-    name: Literal["comirec-sa"] = "comirec-sa"
+    name: Literal["comirec-sa", "comirec-dr", "mind", "dnn", "gru4rec", "pop"] = "comirec-sa"
     dim: int = 64
     num_interests: int = 4
     max_history: int = 20

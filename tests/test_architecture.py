@@ -22,7 +22,15 @@ ALLOWED = {
         "rich",
     }
     | OUTSIDE,
-    "remi_fast/models": {"models", "config", "kernels.memory", "kernels.self_attentive"} | OUTSIDE,
+    "remi_fast/models": {
+        "models",
+        "config",
+        "kernels.capsule_routing",
+        "kernels.memory",
+        "kernels.philox",
+        "kernels.self_attentive",
+    }
+    | OUTSIDE,
     "remi_fast/retrieval": {
         "retrieval",
         "models",

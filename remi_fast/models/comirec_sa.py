@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from remi_fast.kernels.self_attentive import self_attentive_extractor
+from remi_fast.models.extractor import Extractor
 
 
-class SelfAttentiveExtractor(nn.Module):
+class SelfAttentiveExtractor(Extractor):
     """Interests V = A H with routing A = softmax_L(W2 tanh(W1 (H + P))).
 
     Parameters (published initialisation: normal, kaiming): positions P (L, d), w1 (d, 4d),
@@ -42,8 +43,10 @@ class SelfAttentiveExtractor(nn.Module):
         self.w1: nn.Parameter
         self.w2: nn.Parameter
 
-    def forward(self, history: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """history (B, L, d) embedded, right-padded; length (B,) -> (B, K, d), (B, K, L)."""
+    def forward(
+        self, history: Tensor, length: Tensor, step: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """See `Extractor`; nothing is random here."""
         return self_attentive_extractor(
             history, length, self.positions, self.w1, self.w2, backend=self.backend
         )

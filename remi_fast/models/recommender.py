@@ -1,17 +1,22 @@
 """A multi-interest model: an item table and an extractor of interests from histories."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from remi_fast.config import ModelConfig
+from remi_fast.models.capsules import DynamicRoutingExtractor, MindExtractor
 from remi_fast.models.comirec_sa import SelfAttentiveExtractor
+from remi_fast.models.extractor import Extractor
 from remi_fast.models.item_table import ItemTable
+from remi_fast.models.single_vector import GRUExtractor, MeanExtractor, PopularityExtractor
 
 
 class MultiInterestModel(nn.Module):
     """Histories in, K interest vectors per user out."""
 
-    def __init__(self, table: ItemTable, extractor: nn.Module, max_history: int) -> None:
+    def __init__(self, table: ItemTable, extractor: Extractor, max_history: int) -> None:
         super().__init__()
         self.table = table
         self.extractor = extractor
@@ -43,16 +48,44 @@ class MultiInterestModel(nn.Module):
 
 
 def make_model(
-    config: ModelConfig, num_items: int, *, seed: int, backend: str = "auto"
+    config: ModelConfig,
+    num_items: int,
+    *,
+    seed: int,
+    through_routing: bool = False,
+    backend: str = "auto",
 ) -> MultiInterestModel:
-    """A freshly initialised model; a pure function of the arguments."""
+    """A freshly initialised model; a pure function of the arguments.
+
+    through_routing: the routing of a capsule model has a gradient, which RR needs.
+    """
     generator = torch.Generator().manual_seed(seed)
-    extractor = SelfAttentiveExtractor(
-        config.dim,
-        config.num_interests,
-        config.max_history,
-        generator=generator,
-        backend=backend,
-    )
-    table = ItemTable(num_items, config.dim, generator=generator)
-    return MultiInterestModel(table, extractor, config.max_history)
+    dim, num_interests, max_history = config.dim, config.num_interests, config.max_history
+    make: dict[str, Callable[[], Extractor]] = {
+        "comirec-sa": lambda: SelfAttentiveExtractor(
+            dim, num_interests, max_history, generator=generator, backend=backend
+        ),
+        "comirec-dr": lambda: DynamicRoutingExtractor(
+            dim,
+            num_interests,
+            max_history,
+            through_routing=through_routing,
+            generator=generator,
+            backend=backend,
+        ),
+        "mind": lambda: MindExtractor(
+            dim,
+            num_interests,
+            seed=seed,
+            through_routing=through_routing,
+            generator=generator,
+            backend=backend,
+        ),
+        "dnn": lambda: MeanExtractor(dim, generator=generator),
+        "gru4rec": lambda: GRUExtractor(dim, seed=seed, generator=generator),
+        "pop": PopularityExtractor,
+    }
+    extractor = make[config.name]()
+    std = extractor.item_std(num_items)
+    table = ItemTable(num_items, 1 if config.name == "pop" else dim, std=std, generator=generator)
+    return MultiInterestModel(table, extractor, max_history)

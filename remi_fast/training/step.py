@@ -58,7 +58,7 @@ class TrainingStep:
             [history.numel(), len(target), len(negatives)]
         )
         interests, routing = self.model.extractor(
-            history_rows.view(*history.shape, self.model.dim), length
+            history_rows.view(*history.shape, self.model.dim), length, step
         )
         ihn, _, rr = multi_interest_ihn_loss_rows(
             interests,
@@ -71,9 +71,9 @@ class TrainingStep:
             negative_ids=negatives if loss.mask_hits else None,
             backend=backend,
         )
-        assert rr is not None
         total = total_loss(ihn, rr, loss.rr_lambda)
-        result = StepLoss(total.item(), ihn.mean().item(), rr.mean().item())
+        mean_rr = 0.0 if rr is None else rr.mean().item()
+        result = StepLoss(total.item(), ihn.mean().item(), mean_rr)
         if not math.isfinite(result.total):
             self._check_dense(step)  # the cause, perhaps
             raise NonFiniteError(
@@ -117,9 +117,9 @@ class TrainingStep:
                 yield "gradient of", name, weight.grad
 
 
-def _first_sample(ihn: Tensor, rr: Tensor) -> str:
+def _first_sample(ihn: Tensor, rr: Tensor | None) -> str:
     for name, part in (("ihn", ihn), ("rr", rr)):
-        if (found := first_non_finite(part)) is not None:
+        if part is not None and (found := first_non_finite(part)) is not None:
             (sample, *_), value = found
             return f"{name} of sample {sample} is {value}"
     return "of finite samples"

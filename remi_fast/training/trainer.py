@@ -20,7 +20,7 @@ from remi_fast.errors import DataError, RunFolderError
 from remi_fast.kernels.native import C
 from remi_fast.models.recommender import MultiInterestModel, make_model
 from remi_fast.retrieval.evaluate import evaluate
-from remi_fast.training import checkpoint
+from remi_fast.training import checkpoint, popularity
 from remi_fast.training.progress import TrainingProgress
 from remi_fast.training.run_folder import MetricsLog, RunFolder
 from remi_fast.training.step import StepLoss, TrainingStep
@@ -37,9 +37,7 @@ class Trainer:
     def __init__(self, run: RunFolder, dataset: Dataset, config: Config) -> None:
         set_threads(config.train.threads)
         self.run, self.dataset, self.config = run, dataset, config
-        self.model = make_model(
-            config.model, dataset.num_items, seed=config.train.seed, backend=config.train.backend
-        )
+        self.model = new_model(config, dataset.num_items)
         self.training_step = TrainingStep(self.model, config)
         self.step = 0
         self.best: dict[str, Any] = {"step": 0, "valid": {}}
@@ -239,6 +237,17 @@ def set_threads(threads: int) -> None:
     torch.set_num_threads(C.num_threads())
 
 
+def new_model(config: Config, num_items: int) -> MultiInterestModel:
+    """The model of a run before its first step."""
+    return make_model(
+        config.model,
+        num_items,
+        seed=config.train.seed,
+        through_routing=config.loss.rr_lambda > 0,
+        backend=config.train.backend,
+    )
+
+
 def load_model(run: RunFolder, config: Config, num_items: int) -> MultiInterestModel:
     """The best weights of a run. Raises RunFolderError if there are none yet."""
     if config.train.checkpoints == "none":
@@ -248,7 +257,7 @@ def load_model(run: RunFolder, config: Config, num_items: int) -> MultiInterestM
         raise RunFolderError(
             f"{run.path}: has no best checkpoint yet; train it (on) until its first validation"
         )
-    model = make_model(config.model, num_items, seed=0, backend=config.train.backend)
+    model = new_model(config, num_items)
     checkpoint.load_weights(run.best, model)
     return model
 
@@ -256,6 +265,8 @@ def load_model(run: RunFolder, config: Config, num_items: int) -> MultiInterestM
 def start(dataset: Dataset, run: RunFolder, config: Config) -> dict[str, Any]:
     """Train in a run folder that was just made."""
     run.record_data(dataset)
+    if config.model.name == "pop":
+        return popularity.fit(new_model(config, dataset.num_items), run, dataset, config.train)
     return Trainer(run, dataset, config).fit()
 
 
@@ -268,6 +279,8 @@ def resume(path: Path) -> dict[str, Any]:
             f"{path}: has nothing to continue from: got train.checkpoints "
             f"{config.train.checkpoints!r}, expected 'all'"
         )
+    if config.model.name == "pop":
+        raise RunFolderError(f"{path}: has nothing to continue: pop is counted, not trained")
     data, checksum = run.data()
     dataset = Dataset.open(data)
     if dataset.checksum != checksum:

@@ -1,0 +1,23 @@
+"""What every model offers: a history in, interests and routing out."""
+
+from torch import Tensor, nn
+
+
+class Extractor(nn.Module):
+    """Base of the interest extractors; `forward` is all that a new one has to have."""
+
+    def forward(
+        self, history: Tensor, length: Tensor, step: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Interests and routing of embedded histories.
+
+        history (B, L, d), right-padded, oldest item first; length (B,) ints in [0, L]; step: number
+        of the training step, for what is random in it, None at inference. Returns interests
+        (B, K, d) and routing (B, K, L), 0 on padding, which RR regularizes; None where an interest
+        is not a mixture of the history's items.
+        """
+        raise NotImplementedError
+
+    def item_std(self, num_items: int) -> float | None:
+        """Standard deviation of the initial item table (I, d); None is the usual sqrt(2 / d)."""
+        return None
