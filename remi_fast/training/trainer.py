@@ -63,7 +63,8 @@ class Trainer:
         if self.step != self.training_step.table_optimizer.steps_taken:
             taken = self.training_step.table_optimizer.steps_taken
             raise RunFolderError(f"{self.run.last}: got step {self.step}, expected {taken}")
-        checkpoint.verify_weights(self.run.best)  # needed at the end, and better known now
+        if self.best["step"] > 0:  # needed at the end, and better known now
+            checkpoint.verify_weights(self.run.best)
 
     def fit(self) -> dict[str, Any]:
         """Train until the steps or the patience are used up, or Ctrl-C; return the result."""

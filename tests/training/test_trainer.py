@@ -101,7 +101,7 @@ def killed_after(monkeypatch, steps):
     monkeypatch.setattr(TrainingStep, "__call__", step)
 
 
-@pytest.mark.parametrize("steps", [0, 10, 17, 39])
+@pytest.mark.parametrize("steps", [0, 7, 10, 17, 39])
 def test_resume_after_a_kill_is_bit_identical(monkeypatch, finished, dataset, tmp_path, steps):
     run = tmp_path / "killed"
     with monkeypatch.context() as patch, pytest.raises(_Killed):
