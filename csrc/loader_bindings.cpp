@@ -164,18 +164,6 @@ Array<int64_t> permute(const Array<int64_t>& index, uint64_t n, uint64_t seed, u
     return out;
 }
 
-void sample_negatives(Array<int64_t> out, uint64_t num_items, uint64_t seed, uint32_t step) {
-    require(num_items >= 2 && out.size() <= UINT32_MAX, "num_items or num is out of range");
-    int64_t* ids = out.mutable_data();
-    const int64_t num = out.size();
-    py::gil_scoped_release release;
-    for (int64_t j = 0; j < num; ++j) {
-        const PhiloxWords words =
-            random_words(static_cast<uint32_t>(j), step, stream::kNegatives, seed);
-        ids[j] = 1 + static_cast<int64_t>(bounded(word64(words), num_items - 1));
-    }
-}
-
 }  // namespace
 
 void register_loader(py::module_& m) {
@@ -202,8 +190,6 @@ void register_loader(py::module_& m) {
         .def_readonly_static("HELD", &BatchRing::kHeld);
     m.def("random_words", &words_of, "index"_a.noconvert(), "step"_a, "stream"_a, "seed"_a);
     m.def("permute", &permute, "index"_a.noconvert(), "n"_a, "seed"_a, "step"_a);
-    m.def("sample_negatives", &sample_negatives, "out"_a.noconvert(), "num_items"_a, "seed"_a,
-          "step"_a);
     m.attr("STREAMS") = py::dict(
         "USERS"_a = stream::kUsers, "TARGETS"_a = stream::kTargets,
         "NEGATIVES"_a = stream::kNegatives, "PERMUTATION_KEYS"_a = stream::kPermutationKeys,

@@ -12,8 +12,9 @@ from torch import Tensor
 from .dispatch import choose
 from .native import C
 from .philox import NEGATIVES, bounded, check_word, random_words, seed_key
+from .proposal import Proposal, log_uniform
 
-SAMPLERS = ("uniform",)
+SAMPLERS = ("uniform", "log-uniform")
 _BLOCK = 256  # ids a Triton program draws
 
 
@@ -23,32 +24,33 @@ def sample_negatives(
     *,
     seed: int,
     step: int | Tensor,
-    sampler: str = "uniform",
+    sampler: str | Proposal = "uniform",
     device: torch.device | str = "cpu",
     backend: str = "auto",
 ) -> Tensor:
-    """Item ids drawn uniformly from the catalogue without its padding row, 1..num_items-1.
+    """Item ids drawn from the catalogue without its padding row, 1..num_items-1.
 
-    Id j is 1 + bounded(Philox(index j, step, NEGATIVES, seed), num_items - 1).
+    With the words w of Philox(index j, step, NEGATIVES, seed), c = bounded(w, num_items - 1): id j
+    is 1 + c where sampler is "uniform"; with a Proposal only if w_2 < threshold[c], else
+    1 + alias[c].
 
     num: how many, in [0, 2^32); num_items: rows of the item table, padding included, in [2, 2^32);
     seed in [0, 2^64); step in [0, 2^32), or a tensor of one int64, which "triton" reads on the GPU;
     backend "triton" (draws on `device`), "native" or "reference" (draw on the CPU).
     Returns (num,) int64 on `device`. Raises ValueError for anything else.
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
+    table = _table(sampler, num_items)
     device = torch.device(device)
     backends: dict[str, Callable[..., Tensor]]
     backends = {"triton": _triton, "native": _native, "reference": _reference}
     draw = choose("sample_negatives", backend, backends, device)
     if draw is _triton:
         check_draw(num, num_items, seed, step, device)
-        return _triton(num, num_items, seed, step, device)
+        return _triton(num, num_items, seed, step, table, device)
     check_draw(num, num_items, seed, step)
     number = int(step)
     check_word("step", number)
-    ids: Tensor = draw(num, num_items, seed, number)
+    ids: Tensor = draw(num, num_items, seed, number, table)
     return ids.to(device)
 
 
@@ -82,25 +84,58 @@ def importance(log_q: Tensor | None) -> Tensor | None:
     return torch.exp(log_q.detach().min() - log_q.detach())
 
 
+def _table(sampler: str | Proposal, num_items: int) -> Proposal | None:
+    """What is not drawn uniformly, is by a table."""
+    if isinstance(sampler, Proposal):
+        if sampler.num_items != num_items:
+            raise ValueError(
+                f"sampler: got a Proposal of {sampler.num_items} items, expected {num_items}"
+            )
+        return sampler
+    if sampler not in SAMPLERS:
+        raise ValueError(
+            f"sampler must be one of {', '.join(SAMPLERS)}, or a Proposal, got {sampler!r}"
+        )
+    return None if sampler == "uniform" else log_uniform(num_items)
+
+
 def _triton(
-    num: int, num_items: int, seed: int, step: int | Tensor, device: torch.device
+    num: int,
+    num_items: int,
+    seed: int,
+    step: int | Tensor,
+    table: Proposal | None,
+    device: torch.device,
 ) -> Tensor:
-    from .philox_triton import sample_negatives_kernel
+    from .philox_triton import sample_by_alias_kernel, sample_negatives_kernel
     from .runtime import launch
 
     ids = torch.empty(num, dtype=torch.int64, device=device)
     number, word = (0, step) if isinstance(step, Tensor) else (step, None)
     grid = (-(-num // _BLOCK),)
-    launch(sample_negatives_kernel, grid, ids, word, num, num_items, seed, number, BLOCK=_BLOCK)
+    rest = (word, num, num_items, seed, number)
+    if table is None:
+        launch(sample_negatives_kernel, grid, ids, *rest, BLOCK=_BLOCK)
+    else:
+        columns = table.to(device)
+        tables = (columns.threshold, columns.alias)
+        launch(sample_by_alias_kernel, grid, ids, *tables, *rest, BLOCK=_BLOCK)
     return ids
 
 
-def _native(num: int, num_items: int, seed: int, step: int) -> Tensor:
+def _native(num: int, num_items: int, seed: int, step: int, table: Proposal | None) -> Tensor:
     ids = torch.empty(num, dtype=torch.int64)
-    C.sample_negatives(ids.numpy(), num_items, seed, step)
+    if table is None:
+        C.sample_negatives(ids.numpy(), num_items, seed, step)
+    else:
+        C.sample_by_alias(ids.numpy(), table.threshold.numpy(), table.alias.numpy(), seed, step)
     return ids
 
 
-def _reference(num: int, num_items: int, seed: int, step: int) -> Tensor:
+def _reference(num: int, num_items: int, seed: int, step: int, table: Proposal | None) -> Tensor:
     words = random_words(np.arange(num), step, NEGATIVES, seed)
-    return torch.from_numpy(1 + bounded(words, num_items - 1))
+    column = torch.from_numpy(bounded(words, num_items - 1))
+    if table is None:
+        return 1 + column
+    kept = torch.from_numpy(words[:, 2].astype(np.int64)) < table.threshold[column]
+    return 1 + torch.where(kept, column, table.alias[column].long())

@@ -24,3 +24,18 @@ def sample_negatives_kernel(ids_ptr, step_ptr, num, num_items, seed, step, BLOCK
     if step_ptr is not None:
         step = tl.load(step_ptr)
     tl.store(ids_ptr + index, draw_negatives(index, seed, step, num_items), mask=index < num)
+
+
+@triton.jit(do_not_specialize=["seed", "step", "num_items"])
+def sample_by_alias_kernel(
+    ids_ptr, threshold_ptr, alias_ptr, step_ptr, num, num_items, seed, step, BLOCK: tl.constexpr
+):
+    """ids (num,) int64 of one step, drawn by an alias table of num_items - 1 columns."""
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    if step_ptr is not None:
+        step = tl.load(step_ptr)
+    column = draw_negatives(index, seed, step, num_items) - 1
+    _, _, third, _ = tl.philox(seed, index.to(tl.uint32), step.to(tl.uint32), _NEGATIVES, 0)
+    kept = third.to(tl.int64) < tl.load(threshold_ptr + column)
+    other = tl.load(alias_ptr + column).to(tl.int64)
+    tl.store(ids_ptr + index, 1 + tl.where(kept, column, other), mask=index < num)

@@ -53,15 +53,19 @@ class LossConfig:
         beta: Hardness of the negatives (IHN); 0 weighs them all alike.
         rr_lambda: Strength of the routing regularizer (RR); 0 turns it off.
         num_negatives: Negatives drawn per step, N, shared by the whole batch.
-        sampler: Distribution the negatives are drawn from.
-        mask_hits: Leave negatives out that are the row's own target.
+        sampler: Distribution the negatives are drawn from: uniform, log-uniform (by rank),
+            popularity, in-batch (the batch's targets in their place), mixed (uniform and in-batch).
+            All are corrected for their probabilities.
+        sampler_alpha: Exponent of the popularity.
+        mask_hits: Leave negatives out that are the row's own target (with in-batch, always).
         detach_weights: Treat the importance weights of IHN as constants.
     """
 
     beta: float = 1.0
     rr_lambda: float = 100.0
     num_negatives: int = 1280
-    sampler: Literal["uniform"] = "uniform"
+    sampler: Literal["uniform", "log-uniform", "popularity", "in-batch", "mixed"] = "uniform"
+    sampler_alpha: float = 0.75
     mask_hits: bool = False
     detach_weights: bool = False
 
@@ -69,6 +73,7 @@ class LossConfig:
         _at_least("loss.beta", self.beta, 0)
         _at_least("loss.rr_lambda", self.rr_lambda, 0)
         _at_least("loss.num_negatives", self.num_negatives, 1)
+        _at_least("loss.sampler_alpha", self.sampler_alpha, 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from remi_fast.kernels.multi_interest_ihn_loss import (
     multi_interest_ihn_loss as _multi_interest_ihn_loss,
 )
 from remi_fast.kernels.negatives import sample_negatives as _sample_negatives
+from remi_fast.kernels.proposal import Proposal
 from remi_fast.kernels.reference import routing_regularizer as _routing_regularizer
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "multi_interest_ihn_loss",
     "routing_regularizer",
     "sample_negatives",
+    "Proposal",
 ]
 
 
@@ -224,7 +226,7 @@ def sample_negatives(
     *,
     seed: int,
     step: int | Tensor,
-    sampler: str = "uniform",
+    sampler: str | Proposal = "uniform",
     device: torch.device | str = "cpu",
     backend: str = "auto",
 ) -> Tensor:
@@ -235,7 +237,9 @@ def sample_negatives(
         num_items: I, with the padding row 0, which is never drawn.
         seed: 64-bit seed.
         step: training step, < 2^32, or a tensor of one int64 (which "triton" reads on `device`).
-        sampler: "uniform", with replacement.
+        sampler: "uniform", "log-uniform" (by rank, item 1 being the most frequent), or
+            `Proposal.of_weights(weights)` (I,), such as counts**0.75; its `log_q[ids]` is what
+            `ihn_loss` corrects for. All with replacement.
         device: where the ids are wanted; on a GPU "triton" draws them there.
         backend: see the module.
 

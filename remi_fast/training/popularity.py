@@ -37,6 +37,9 @@ def fit(
 def training_counts(dataset: Dataset) -> Tensor:
     """How often each item occurs in the training spans: (I,) float32, exact below 2^24."""
     counts = np.zeros(dataset.num_items, dtype=np.int64)
-    for start, end in dataset.train_spans:
-        np.add.at(counts, dataset.items[start:end], 1)
+    marks = np.zeros(dataset.num_interactions + 1, dtype=np.int8)  # spans do not overlap
+    marks[dataset.train_spans[:, 0]] += 1
+    marks[dataset.train_spans[:, 1]] -= 1
+    inside = marks[:-1].cumsum(dtype=np.int8).view(np.bool_)
+    counts += np.bincount(dataset.items[inside], minlength=dataset.num_items)
     return torch.from_numpy(counts).float()

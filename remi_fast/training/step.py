@@ -11,10 +11,10 @@ from remi_fast.config import Config
 from remi_fast.errors import NonFiniteError
 from remi_fast.kernels.finite import all_finite, first_non_finite
 from remi_fast.kernels.multi_interest_ihn_loss import multi_interest_ihn_loss_rows
-from remi_fast.kernels.negatives import sample_negatives
 from remi_fast.losses import total_loss
 from remi_fast.models.recommender import MultiInterestModel
 from remi_fast.optim import DeferredAdam
+from remi_fast.training.candidates import Candidates
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,16 @@ class StepLoss:
 class TrainingStep:
     """The model, its two optimizers, and what happens to them in a step."""
 
-    def __init__(self, model: MultiInterestModel, config: Config) -> None:
+    def __init__(
+        self, model: MultiInterestModel, config: Config, counts: Tensor | None = None
+    ) -> None:
+        """counts (I,): how often each item occurs in training, for samplers that need it."""
         self.model = model
         self.config = config
         lr, backend = config.optim.lr, config.train.backend
+        self.candidates = Candidates(
+            config.loss, model.num_items, seed=config.train.seed, counts=counts, backend=backend
+        )
         self.table_optimizer = DeferredAdam(model.table, lr=lr, backend=backend)
         self.dense_optimizer = torch.optim.Adam(model.extractor.parameters(), lr=lr, fused=True)
 
@@ -44,14 +50,8 @@ class TrainingStep:
         The message names step, tensor and row.
         """
         loss, backend = self.config.loss, self.config.train.backend
-        negatives = sample_negatives(
-            loss.num_negatives,
-            self.model.num_items,
-            seed=self.config.train.seed,
-            step=step,
-            sampler=loss.sampler,
-            backend=backend,
-        )
+        negatives, log_q = self.candidates(step, target)
+        mask_hits = loss.mask_hits or self.candidates.with_targets
         # One gather for all three, so that each row is caught up and updated once.
         rows = self.model.table(torch.cat([history.flatten(), target, negatives]))
         history_rows, target_rows, negative_rows = rows.split(
@@ -67,8 +67,9 @@ class TrainingStep:
             routing,
             beta=loss.beta,
             detach_weights=loss.detach_weights,
-            target_ids=target if loss.mask_hits else None,
-            negative_ids=negatives if loss.mask_hits else None,
+            log_q=log_q,
+            target_ids=target if mask_hits else None,
+            negative_ids=negatives if mask_hits else None,
             backend=backend,
         )
         total = total_loss(ihn, rr, loss.rr_lambda)

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from remi_fast import files
 from remi_fast.config import Config
@@ -21,6 +22,7 @@ from remi_fast.kernels.native import C
 from remi_fast.models.recommender import MultiInterestModel, make_model
 from remi_fast.retrieval.evaluate import evaluate
 from remi_fast.training import checkpoint, popularity
+from remi_fast.training.popularity import training_counts
 from remi_fast.training.progress import TrainingProgress
 from remi_fast.training.run_folder import MetricsLog, RunFolder
 from remi_fast.training.step import StepLoss, TrainingStep
@@ -38,13 +40,18 @@ class Trainer:
         set_threads(config.train.threads)
         self.run, self.dataset, self.config = run, dataset, config
         self.model = new_model(config, dataset.num_items)
-        self.training_step = TrainingStep(self.model, config)
+        self.training_step = TrainingStep(self.model, config, self._counts())
         self.step = 0
         self.best: dict[str, Any] = {"step": 0, "valid": {}}
         self.evaluations_since_best = 0
         self.train_seconds = 0.0
         self.interrupted = False
         self._mean = _RunningMean()
+
+    def _counts(self) -> Tensor | None:
+        if self.config.loss.sampler in ("uniform", "log-uniform"):
+            return None
+        return training_counts(self.dataset)
 
     def restore(self) -> None:
         """Continue from the last checkpoint; from the start if there is none yet."""

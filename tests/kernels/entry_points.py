@@ -173,9 +173,12 @@ def numbers(rng, place):
     n = draw(rng, 100)[0]
     index, negatives = place(rng.integers(n, size=draw(rng, 50))), place(np.zeros(n, np.int64))
     C.sample_negatives(negatives, 1000, 7, 3)
+    threshold, alias, weighted = (place(np.zeros(n, t)) for t in (np.int64, np.int32, np.int64))
+    C.alias_table(place(rng.random(n)), threshold, alias)
+    C.sample_by_alias(weighted, threshold, alias, 7, 3)
     finite = C.all_finite([place(normal(rng, *draw(rng, 99))) for _ in range(3)])
     words, permuted = C.random_words(index, 1, 2, 3), C.permute(index, n, 5, 1)
-    return words, permuted, negatives, np.asarray(finite)
+    return words, permuted, negatives, threshold, alias, weighted, np.asarray(finite)
 
 
 PROBLEMS = (batches, adam, loss, extractor, numbers)

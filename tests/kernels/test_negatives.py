@@ -1,9 +1,13 @@
 """Negatives: the same ids on every backend, never the padding row."""
 
+import math
+
 import pytest
 import torch
 
+from remi_fast.kernels.ihn_loss import ihn_loss
 from remi_fast.kernels.negatives import sample_negatives
+from remi_fast.kernels.proposal import Proposal, log_uniform
 from tests.device import DEVICE
 
 
@@ -45,7 +49,7 @@ def test_function_of_seed_and_step():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"sampler": "log"}, "sampler must be one of uniform"),
+        ({"sampler": "log"}, "sampler must be one of uniform, log-uniform, or a Proposal"),
         ({"num_items": 1}, "num_items must be in"),
         ({"num": -1}, "num must be in"),
         ({"step": 2**32}, "step must be in"),
@@ -60,3 +64,108 @@ def test_refusals(change, message):
     arguments = {"num": 3, "num_items": 9, "seed": 0, "step": 0} | change
     with pytest.raises(ValueError, match=message):
         sample_negatives(arguments.pop("num"), arguments.pop("num_items"), **arguments)
+
+
+def weights(kind, num_items):
+    rank = torch.arange(num_items, dtype=torch.float64).clamp_min(1)
+    return {
+        "equal": torch.ones(num_items, dtype=torch.float64),
+        "zipf": rank**-1.05,
+        "one": (rank == 3).double(),
+        "extreme": torch.where(rank % 2 == 0, 1e-12, rank),
+        "some are 0": (rank % 3 == 0).double() * rank,
+    }[kind]
+
+
+KINDS = ["equal", "zipf", "one", "extreme", "some are 0"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_items", [4, 5, 257, 3000])
+def test_an_alias_table_is_the_distribution_of_its_weights(kind, num_items):
+    given = weights(kind, num_items)
+    table = Proposal.of_weights(given)
+    exact = given[1:] / given[1:].sum()
+    q = table.log_q.double().exp()
+    assert q[0] == 0 and q.sum().item() == pytest.approx(1, abs=1e-6)
+    # a threshold is a multiple of 2^-32 of a column
+    torch.testing.assert_close(q[1:], exact, rtol=1e-6, atol=2**-31 / num_items)
+    assert (q[1:][exact == 0] == 0).all()
+    assert (table.threshold >= 0).all() and (table.threshold <= 2**32).all()
+    assert (table.alias >= 0).all() and (table.alias < num_items - 1).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_backends_draw_alike_by_a_table(kind):
+    table = Proposal.of_weights(weights(kind, 1000))
+    for num in (0, 1, 1280):
+        for step in (0, 2**32 - 1):
+            options = {"seed": 2**63 + 5, "step": step, "sampler": table}
+            ids = sample_negatives(num, 1000, **options, backend="reference")
+            for backend in ("native", "triton"):
+                drawn = sample_negatives(num, 1000, **options, device=DEVICE, backend=backend)
+                assert torch.equal(drawn.cpu(), ids)
+
+
+@pytest.mark.parametrize("kind", ["zipf", "some are 0", "log-uniform"])
+def test_draws_have_the_frequencies_of_q(kind):
+    log_q = log_uniform(12).log_q if kind == "log-uniform" else None
+    sampler = kind
+    if log_q is None:
+        sampler = Proposal.of_weights(weights(kind, 12))
+        log_q = sampler.log_q
+    ids = torch.cat(
+        [sample_negatives(2000, 12, seed=3, step=step, sampler=sampler) for step in range(20)]
+    )
+    counts = torch.bincount(ids, minlength=12)
+    expected = len(ids) * log_q.double().exp()
+    assert (counts[expected == 0] == 0).all()
+    drawn = expected > 0
+    chi2 = ((counts[drawn] - expected[drawn]) ** 2 / expected[drawn]).sum()
+    assert 0.1 < chi2 < 40  # at most 10 degrees of freedom
+
+
+def test_log_uniform_is_that_of_tensorflow():
+    q = log_uniform(1000).log_q.double().exp()
+    rank = torch.arange(1, 1000).double()
+    expected = (torch.log(rank + 1) - torch.log(rank)) / torch.log(torch.tensor(1000.0))
+    torch.testing.assert_close(q[1:], expected, rtol=1e-5, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "bad", [[1.0, -1.0], [1.0, float("nan")], [1.0, float("inf")], [5.0, 0.0, 0.0], [1.0]]
+)
+def test_weights_that_are_no_distribution(bad):
+    with pytest.raises(ValueError, match="weights: got .*expected finite numbers >= 0"):
+        Proposal.of_weights(torch.tensor(bad))
+
+
+def test_a_proposal_of_another_catalogue():
+    with pytest.raises(ValueError, match="a Proposal of 9 items, expected 10"):
+        sample_negatives(3, 10, seed=0, step=0, sampler=log_uniform(9))
+
+
+def test_the_corrected_loss_is_that_of_the_whole_catalogue():
+    """Self-normalised importance weights: whatever the proposal, it converges to the same."""
+    generator = torch.Generator().manual_seed(0)
+    items, dim = 40, 6
+    table = torch.randn(items, dim, generator=generator)
+    query = torch.randn(5, dim, generator=generator)
+    wanted = torch.randint(1, items, (5,), generator=generator)
+    for beta in (0.0, 1.0):
+        scores = query.double() @ table[1:].double().T
+        log_z = torch.logsumexp((1 + beta) * scores, 1) - torch.logsumexp(beta * scores, 1)
+        log_z += math.log(items - 1)
+        own = (query * table[wanted]).sum(1).double()
+        exact = torch.nn.functional.softplus(log_z - own)
+        for sampler in (log_uniform(items), Proposal.of_weights(weights("zipf", items) ** 0.5)):
+            ids = sample_negatives(400_000, items, seed=1, step=0, sampler=sampler)
+            loss = ihn_loss(
+                query,
+                table[wanted],
+                table[ids],
+                beta=beta,
+                log_q=sampler.log_q[ids],
+                log_scale=math.log(items - 1),
+            )
+            torch.testing.assert_close(loss.double(), exact, rtol=0.02, atol=0.02)

@@ -1,0 +1,78 @@
+"""The negatives of a training step: which items, and how probable each was."""
+
+import torch
+from torch import Tensor
+
+from remi_fast.config import LossConfig
+from remi_fast.errors import DataError
+from remi_fast.kernels.negatives import sample_negatives
+from remi_fast.kernels.proposal import Proposal, log_uniform
+
+
+class Candidates:
+    """`candidates(step, target)`: ids (N,) and log q (N,), up to a constant (None: all alike).
+
+    uniform      N items drawn uniformly, with replacement
+    log-uniform  by rank of popularity, as TensorFlow's sampled softmax
+    popularity   in proportion to (training interactions)^alpha
+    in-batch     the targets of the batch; their q is the popularity
+    mixed        N uniform ones and the targets; q is the mixture (Yang et al., WWW 2020)
+    """
+
+    def __init__(
+        self,
+        loss: LossConfig,
+        num_items: int,
+        *,
+        seed: int,
+        counts: Tensor | None = None,
+        backend: str = "auto",
+    ) -> None:
+        """counts (I,): how often each item occurs in training, where the sampler needs it.
+
+        Raises DataError where it needs them and nothing was counted.
+        """
+        self.num, self.num_items, self.seed, self.backend = (
+            loss.num_negatives,
+            num_items,
+            seed,
+            backend,
+        )
+        self.with_targets = loss.sampler in ("in-batch", "mixed")
+        self.draws = loss.sampler != "in-batch"
+        self._proposal: Proposal | None = None
+        self._log_q: Tensor | None = None
+        if loss.sampler == "log-uniform":
+            self._proposal = log_uniform(num_items)
+        elif loss.sampler != "uniform":
+            if counts is None or not counts[1:].any():
+                raise DataError(f"loss.sampler {loss.sampler!r}: got no counts of the items")
+            alpha = loss.sampler_alpha if loss.sampler == "popularity" else 1.0
+            popularity = Proposal.of_weights(torch.where(counts > 0, counts.double() ** alpha, 0))
+            if loss.sampler == "popularity":
+                self._proposal = popularity
+            else:
+                self._log_q = popularity.log_q
+        if self._proposal is not None:
+            self._log_q = self._proposal.log_q
+
+    def __call__(self, step: int, target: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The candidates of a batch with these targets (B,)."""
+        ids = target.long()
+        if self.draws:
+            drawn = sample_negatives(
+                self.num,
+                self.num_items,
+                seed=self.seed,
+                step=step,
+                sampler=self._proposal or "uniform",
+                backend=self.backend,
+            )
+            ids = torch.cat([drawn, ids]) if self.with_targets else drawn
+        if self._log_q is None:
+            return ids, None
+        log_q = self._log_q[ids]
+        if self.draws and self.with_targets:
+            shares = len(target) * log_q.exp() + self.num / (self.num_items - 1)
+            log_q = torch.log(shares / len(ids))
+        return ids, log_q

@@ -1,0 +1,98 @@
+"""Which negatives a step trains on, and how probable each was."""
+
+import pytest
+import torch
+
+from remi_fast import api
+from remi_fast.config import Config, LossConfig, ModelConfig, TrainConfig
+from remi_fast.errors import DataError
+from remi_fast.kernels.ihn_loss import ihn_loss
+from remi_fast.kernels.negatives import sample_negatives
+from remi_fast.training.candidates import Candidates
+
+ITEMS, N = 50, 30
+SAMPLERS = ["uniform", "log-uniform", "popularity", "in-batch", "mixed"]
+
+
+@pytest.fixture
+def counts():
+    counts = torch.randint(0, 40, (ITEMS,), generator=torch.Generator().manual_seed(1)).float()
+    counts[:3] = torch.tensor([0.0, 39.0, 7.0])
+    return counts
+
+
+def make(sampler, counts, **options):
+    loss = LossConfig(sampler=sampler, num_negatives=N, **options)
+    return Candidates(loss, ITEMS, seed=3, counts=counts)
+
+
+def test_uniform_ids_need_no_correction(counts):
+    ids, log_q = make("uniform", None)(7, torch.tensor([1, 2]))
+    assert torch.equal(ids, sample_negatives(N, ITEMS, seed=3, step=7)) and log_q is None
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_popularity_is_to_a_power_and_what_never_occurred_is_not_drawn(counts, alpha):
+    candidates = make("popularity", counts, sampler_alpha=alpha)
+    seen = torch.cat([candidates(step, torch.tensor([1]))[0] for step in range(300)])
+    q = torch.where(counts > 0, counts**alpha, 0.0)
+    q = q / q.sum()
+    frequencies = torch.bincount(seen, minlength=ITEMS) / len(seen)
+    assert (frequencies[q == 0] == 0).all()
+    assert (frequencies - q).abs().max() < 5 * (q.max() / len(seen)).sqrt()
+    ids, log_q = candidates(0, torch.tensor([1]))
+    torch.testing.assert_close(log_q.exp(), q[ids], rtol=1e-5, atol=1e-9)
+
+
+def test_in_batch_takes_the_targets(counts):
+    target = torch.tensor([1, 2, 1], dtype=torch.int32)
+    ids, log_q = make("in-batch", counts)(0, target)
+    assert ids.tolist() == [1, 2, 1]
+    torch.testing.assert_close(log_q.exp(), (counts / counts.sum())[ids], rtol=1e-5, atol=0)
+
+
+def test_mixed_takes_both_and_their_mixture(counts):
+    target = torch.tensor([1, 2, 1, 2, 2])
+    ids, log_q = make("mixed", counts)(4, target)
+    assert torch.equal(ids[:N], sample_negatives(N, ITEMS, seed=3, step=4))
+    assert torch.equal(ids[N:], target)
+    popular = (counts / counts.sum())[ids]
+    expected = (len(target) * popular + N / (ITEMS - 1)) / (N + len(target))
+    torch.testing.assert_close(log_q.exp(), expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("sampler", ["log-uniform", "popularity", "in-batch", "mixed"])
+def test_the_corrected_loss_tends_to_that_of_all_candidates(counts, sampler):
+    """Self-normalised weights undo the proposal (over the items that it can draw)."""
+    generator = torch.Generator().manual_seed(2)
+    table = torch.randn(ITEMS, 4, generator=generator)
+    query, own = torch.randn(2, 3, 4, generator=generator)
+    loss = LossConfig(sampler=sampler, num_negatives=200_000)
+    candidates = Candidates(loss, ITEMS, seed=1, counts=counts)
+    by_popularity = torch.multinomial(counts, 200_000, True, generator=generator)
+    ids, log_q = candidates(0, by_popularity)
+    possible = torch.arange(1, ITEMS)
+    if sampler in ("popularity", "in-batch"):
+        possible = possible[counts[1:] > 0]
+    found, expected = (
+        ihn_loss(query, own, table[i], beta=1.0, log_q=q, log_scale=3.0)
+        for i, q in ((ids, log_q), (possible, None))
+    )
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+
+
+def test_samplers_that_need_counts_say_so():
+    for counts in (None, torch.zeros(ITEMS)):
+        with pytest.raises(DataError, match="'popularity': got no counts"):
+            make("popularity", counts)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_trains(sampler, dataset, tmp_path):
+    config = Config(
+        model=ModelConfig(dim=8, num_interests=2, max_history=5),
+        loss=LossConfig(sampler=sampler, num_negatives=N, rr_lambda=1.0),
+        train=TrainConfig(batch_size=16, steps=20, eval_every=20),
+    )
+    result = api.train(dataset.path, tmp_path / "run", config)
+    assert result["train"]["steps"] == 20 and result["test"]["recall@50"] > 0
