@@ -1,0 +1,25 @@
+"""The examples of the documentation run, and learn what they show."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def output(example, *arguments):
+    command = [sys.executable, f"docs/{example}.py", *arguments]
+    environment = {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1", "PATH": ""}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return [float(line.split()[-1]) for line in done.stdout.splitlines()]
+
+
+def test_a_model_of_ones_own_trains():
+    before, after = output("own_model_example", "300")
+    assert after > before + 0.1
+
+
+def test_a_model_that_is_not_ours_trains():
+    losses = output("adopt_example")
+    assert losses[-1] < losses[0] / 2
