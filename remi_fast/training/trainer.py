@@ -22,6 +22,7 @@ from remi_fast.kernels.native import C
 from remi_fast.models.recommender import MultiInterestModel, make_model
 from remi_fast.retrieval.evaluate import evaluate
 from remi_fast.training import checkpoint, popularity
+from remi_fast.training.diagnostics import diagnose
 from remi_fast.training.popularity import training_counts
 from remi_fast.training.progress import TrainingProgress
 from remi_fast.training.run_folder import MetricsLog, RunFolder
@@ -141,6 +142,9 @@ class Trainer:
     def _validate(self, log: MetricsLog) -> dict[str, float]:
         metrics = self.evaluate("valid", self.config.train.eval_users or None)
         log.write({"step": self.step, "split": "valid", **metrics})
+        beta, seed = self.config.loss.beta, self.config.train.seed
+        found = diagnose(self.model, self.dataset, beta=beta, seed=seed)
+        log.write({"step": self.step, "split": "diagnostics", **found})
         if metrics[SELECTION_METRIC] > self.best["valid"].get(SELECTION_METRIC, -math.inf):
             self.best = {"step": self.step, "valid": metrics}
             self.evaluations_since_best = 0

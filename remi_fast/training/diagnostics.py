@@ -1,0 +1,88 @@
+"""What a model does with its interests and its negatives, measured on validation users."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from remi_fast.data.dataset import Dataset
+from remi_fast.kernels.negatives import sample_negatives
+from remi_fast.kernels.reference import select_interest
+from remi_fast.models.recommender import MultiInterestModel
+from remi_fast.retrieval.histories import last_items
+
+USERS, NEGATIVES = 512, 1280  # an even sample: a few milliseconds beside a validation
+
+
+@torch.no_grad()
+def diagnose(
+    model: MultiInterestModel, dataset: Dataset, *, beta: float, seed: int
+) -> dict[str, float]:
+    """Means over validation users, of whom the first held-out item is the target.
+
+    routing_entropy         of an interest's routing, 1 = all items of the history alike, 0 = one;
+                            histories of one item are left out
+    largest_routing_weight  of an interest: near 1, it has collapsed onto one item
+    interests_used          exp(entropy of how often each interest is the target's): 1 to K
+    interest_similarity     cosine between two interests of a user: near 1, they are one
+    effective_negatives     exp(entropy of the importance weights softmax(beta s)), as a share of N
+    hardness                mean score of the negatives under these weights, less that under equal
+                            ones, in standard deviations of the scores
+    target_margin           score of the target less the mean under the weights
+    Without routing, or with K = 1, those that make no sense are missing.
+    """
+    spans = dataset.eval_split("valid").spans
+    if not len(spans):
+        return {}
+    chosen = np.unique(np.linspace(0, len(spans) - 1, USERS).round().astype(np.int64))
+    start, cut, _ = spans[chosen].T
+    padded, lengths = last_items(dataset.items, start, cut, model.max_history)
+    length = torch.from_numpy(lengths)
+    interests, routing = model.extractor(model.table(torch.from_numpy(padded)), length)
+    target = model.table(torch.from_numpy(dataset.items[cut].astype(np.int64)))
+    query, won = select_interest(interests, target)
+    negatives = sample_negatives(NEGATIVES, model.num_items, seed=seed, step=0)
+    found = _of_negatives(query, target, model.table(negatives), beta)
+    if interests.shape[1] > 1:
+        found |= _of_interests(interests, won)
+    if routing is not None:
+        found |= _of_routing(routing, length)
+    return {name: float(value) for name, value in found.items()}
+
+
+def _of_routing(routing: Tensor, length: Tensor) -> dict[str, Tensor]:
+    weights = routing / routing.sum(dim=2, keepdim=True).clamp_min(1e-12)  # capsules: below 1
+    entropy = torch.special.entr(weights).sum(dim=2)
+    several = length > 1
+    return {
+        "routing_entropy": (entropy[several] / length[several, None].log()).mean(),
+        "largest_routing_weight": weights[several].amax(dim=2).mean(),
+    }
+
+
+def _of_interests(interests: Tensor, won: Tensor) -> dict[str, Tensor]:
+    count = interests.shape[1]
+    share = torch.bincount(won, minlength=count) / len(won)
+    unit = torch.nn.functional.normalize(interests, dim=2)
+    cosines = unit @ unit.transpose(1, 2)
+    pairs = torch.ones(count, count, dtype=torch.bool).triu(1)
+    return {
+        "interests_used": torch.special.entr(share).sum().exp(),
+        "interest_similarity": cosines[:, pairs].mean(),
+    }
+
+
+def _of_negatives(
+    query: Tensor, target: Tensor, negatives: Tensor, beta: float
+) -> dict[str, Tensor]:
+    scores = query @ negatives.T
+    weights = torch.softmax(beta * scores, dim=1)
+    entropy = torch.special.entr(weights).sum(dim=1)
+    hard = (weights * scores).sum(dim=1)
+    spread = scores.std(dim=1).clamp_min(1e-12)
+    return {
+        "effective_negatives": (entropy - math.log(len(negatives))).exp().mean(),
+        "hardness": ((hard - scores.mean(dim=1)) / spread).mean(),
+        "target_margin": ((query * target).sum(dim=1) - hard).mean(),
+    }
