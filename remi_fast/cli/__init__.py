@@ -11,6 +11,7 @@ from remi_fast.errors import ConfigError, RemiFastError
 COMMANDS = {
     "prepare": "make a dataset folder from raw interactions",
     "train": "train a model",
+    "sweep": "train many settings with several seeds, and compare",
     "evaluate": "recall, hit rate and ndcg of a trained model",
     "recommend": "recommend items for histories of known or new users",
     "info": "versions, hardware, and what each backend can do",
