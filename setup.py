@@ -18,7 +18,7 @@ setup(
         Pybind11Extension(
             "_remi_fast_C",  # top level: found from a checkout and from site-packages alike
             sorted(glob("csrc/*.cpp")),
-            depends=["setup.py", *sorted(glob("csrc/*.hpp"))],
+            depends=sorted(glob("csrc/*.hpp")),
             cxx_std=17,
             # No contraction, so that the result does not depend on the instruction set.
             extra_compile_args=[

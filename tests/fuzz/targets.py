@@ -142,7 +142,8 @@ def _stored(random: Random, content: Files, index: str) -> Files:
         kind = name.rpartition(".")[2]
         damage = {"npy": mutate.npy, "safetensors": mutate.safetensors}.get(kind, mutate.some_bytes)
         content[name] = damage(random, content[name])
-        if random.random() < 0.9:
+        # Of forged Parquet one file in thousands ends the process: SECURITY.md.
+        if kind != "parquet" and random.random() < 0.9:
             listing["files"][name] = _checksums(content[name])
     content[index] = _checked_json(mutate.value(random, listing) if index in chosen else listing)
     if random.random() < 0.1:

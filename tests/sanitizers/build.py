@@ -1,9 +1,11 @@
 """Builds csrc with a sanitizer, as it is or with a bug planted, and knows how Python runs it."""
 
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -35,17 +37,24 @@ class Planted(NamedTuple):
 
 
 def build(sanitizer: str) -> Path:
-    """The folder of an up-to-date extension with this sanitizer."""
-    return _build(sanitizer, ROOT, BUILT / sanitizer)
+    """The folder of the extension with this sanitizer, made where csrc has changed."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder)
+        _copy_sources(tree)
+        contents = [path.read_bytes() for path in sorted(tree.rglob("*.*")) if path.is_file()]
+        digest = hashlib.sha256(b"\0".join(contents)).hexdigest()[:16]
+        built = BUILT / sanitizer / f"{sys.implementation.cache_tag}-{digest}"
+        if not built.exists():
+            shutil.rmtree(built.parent, ignore_errors=True)
+            shutil.copytree(_build(sanitizer, tree), built)
+    return built
 
 
 def build_planted(
     sanitizer: str, bugs: Iterable[Planted], topics: Sequence[str], tree: Path
 ) -> Path:
     """The same from a copy of csrc in `tree` with bugs in it, and only these topics to compile."""
-    shutil.copytree(ROOT / "csrc", tree / "csrc")
-    for name in ("setup.py", "pyproject.toml"):
-        shutil.copy(ROOT / name, tree)
+    _copy_sources(tree)
     module = tree / "csrc" / "module.cpp"
     lines = module.read_text().splitlines(keepends=True)
     registers = [line for line in lines if line.strip().startswith("register_")]
@@ -61,15 +70,22 @@ def build_planted(
         source = file.read_text()
         assert source.count(bug.old) == 1, f"{bug.file}: {bug.old!r} is not there, or not once"
         file.write_text(source.replace(bug.old, bug.new))
-    return _build(sanitizer, tree, tree / "built")
+    return _build(sanitizer, tree)
 
 
-def _build(sanitizer: str, tree: Path, out: Path) -> Path:
+def _copy_sources(tree: Path) -> None:
+    shutil.copytree(ROOT / "csrc", tree / "csrc")
+    for name in ("setup.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tree)
+
+
+def _build(sanitizer: str, tree: Path) -> Path:
+    library = tree / "lib"
     command = [sys.executable, "setup.py", "--quiet", "build_ext"]
-    command += ["--build-lib", str(out / "lib"), "--build-temp", str(out / "objects")]
+    command += ["--build-lib", str(library), "--build-temp", str(tree / "objects")]
     environment = {"PYTHONPATH": str(_build_requirements()), "REMI_FAST_SANITIZE": FLAGS[sanitizer]}
     _run(command, cwd=tree, env=os.environ | environment)
-    return out / "lib"
+    return library
 
 
 def _build_requirements() -> Path:
