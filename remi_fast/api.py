@@ -29,19 +29,25 @@ def train(data: str | Path, out: str | Path, config: Config | None = None) -> di
     Raises:
         RunFolderError: `out` exists. DataError, CorruptFileError: the data cannot be used; no
         run folder is left behind then. NonFiniteError: the loss stopped being finite.
+        StorageError: the disk is full or failed; once it is well, `resume` goes on.
     """
     config = config or Config()
     run = RunFolder.create(Path(out), config)
-    try:
-        dataset = open_data(data, run.path / "data")
-    except BaseException:
-        shutil.rmtree(run.path, ignore_errors=True)  # nothing but settings in it so far
-        raise
-    return trainer.start(dataset, run, config)
+    with run.training():
+        try:
+            dataset = open_data(data, run.path / "data")
+            run.record_data(dataset)
+        except BaseException:
+            shutil.rmtree(run.path, ignore_errors=True)  # no step was done
+            raise
+        return trainer.start(dataset, run, config)
 
 
 def resume(run: str | Path) -> dict[str, Any]:
-    """Continue a run from its last checkpoint, bit for bit as if it had never stopped."""
+    """Continue a run from its last checkpoint, bit for bit as if it had never stopped.
+
+    Raises RunFolderError where there is nothing to continue, or another process trains in `run`.
+    """
     return trainer.resume(Path(run))
 
 

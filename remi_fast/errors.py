@@ -17,6 +17,13 @@ class CorruptFileError(RemiFastError):
     """A stored file whose size or checksum differs from what its manifest recorded."""
 
 
+class StorageError(RemiFastError, OSError):
+    """The file system refused a write: disk full, input/output error, no permission.
+
+    What was committed before stands; the error of the system is its __cause__.
+    """
+
+
 class RunFolderError(RemiFastError):
     """A run or output folder that exists already, is missing, or is not what it should be."""
 

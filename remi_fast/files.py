@@ -1,5 +1,7 @@
-"""Crash-safe writing and verified reading of files: the one place for fsync and checksums."""
+"""Crash-safe writing and verified reading of files: the one place for fsync, locks, checksums."""
 
+import fcntl
+import glob
 import json
 import os
 import shutil
@@ -12,7 +14,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from remi_fast.errors import CorruptFileError
+from remi_fast.errors import CorruptFileError, StorageError
 
 CHECKSUM_CHUNK = 4 << 20  # bytes covered by one CRC-32, so that an error can name an offset
 MAX_JSON = 16 << 20  # bytes of a manifest: the checksums of 3 TB
@@ -27,16 +29,49 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block, which writes `path`, into a StorageError that names it."""
+    try:
+        yield
+    except StorageError:  # it names the file already
+        raise
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error})") from error
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[bool | None]:
+    """Hold the lock of a file or folder, which goes with its process, however that ends.
+
+    Yields True; False where another one holds it; None on a file system without locks.
+    """
+    with storing(path):
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        mine: bool | None = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            mine = False
+        except OSError:
+            mine = None
+        yield mine
+    finally:
+        os.close(descriptor)
+
+
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Make `path` with `write(temporary)`, then fsync and rename: the whole file or none of it."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        write(temporary)
-        fsync_path(temporary)
-        os.replace(temporary, path)
-        fsync_path(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    temporary = _temporary(path)
+    with storing(path):
+        try:
+            write(temporary)
+            fsync_path(temporary)
+            os.replace(temporary, path)
+            fsync_path(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -45,36 +80,85 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary sibling of `path`; it becomes `path` when the block ends without error.
 
-    The caller has made sure that `path` does not exist, or is a folder that may be replaced: an
-    existing one is moved aside first and removed last, so that one whole version always stands.
+    replace: where `path` is a folder already, it is moved aside first and removed last, so that one
+    whole version always stands (see `standing`). Otherwise `path` must not exist.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    previous = path.with_name(f".{path.name}.old")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            fsync_path(file)
-        fsync_path(temporary)
-        if path.exists():
-            shutil.rmtree(previous, ignore_errors=True)
-            os.replace(path, previous)
-        os.replace(temporary, path)
-        fsync_path(path.parent)
-        shutil.rmtree(previous, ignore_errors=True)
-    finally:
+    temporary = _temporary(path)
+    with storing(path):
+        for left in path.parent.glob(f".{glob.escape(path.name)}.tmp-*"):
+            if _is_abandoned(left):
+                shutil.rmtree(left, ignore_errors=True)
         shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            with locked(temporary):
+                yield temporary
+                for file in temporary.rglob("*"):
+                    fsync_path(file)
+                fsync_path(temporary)
+                _put(temporary, path, replace)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put(temporary: Path, path: Path, replace: bool) -> None:
+    previous = _previous(path)
+    if replace and path.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        os.replace(path, previous)
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        recover_folder(path)
+        raise
+    fsync_path(path.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def standing(path: Path) -> Path:
+    """Where a folder that `new_folder` replaces can be read: between its two renames, elsewhere."""
+    previous = _previous(path)
+    return previous if previous.is_dir() and not path.exists() else path
 
 
 def recover_folder(path: Path) -> None:
-    """Undo a `new_folder` that was killed between its two renames: put the old version back."""
-    previous = path.with_name(f".{path.name}.old")
-    if previous.is_dir() and not path.exists():
+    """Undo a `new_folder` that was killed between its two renames, finish one killed after them.
+
+    Not while another process may be writing `path`.
+    """
+    previous = _previous(path)
+    if path.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+    elif previous.is_dir():
         os.replace(previous, path)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder that no other one writes to."""
+    for left in folder.glob(".*.tmp-*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp-{os.getpid()}")
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def _is_abandoned(folder: Path) -> bool:
+    try:
+        with locked(folder) as mine:
+            return mine is True
+    except StorageError:  # it is gone, or not ours
+        return False
 
 
 def checksums(path: Path) -> dict[str, Any]:

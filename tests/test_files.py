@@ -27,12 +27,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 def test_a_failed_folder_leaves_the_old_one(tmp_path):
     target = tmp_path / "data"
-    with files.new_folder(target) as folder:
+    with files.new_folder(target, replace=True) as folder:
         (folder / "a").write_text("1")
-    with pytest.raises(OSError, match="disk full"), files.new_folder(target) as folder:
+    with (
+        pytest.raises(OSError, match="disk full"),
+        files.new_folder(target, replace=True) as folder,
+    ):
         fail(folder / "a")
     assert (target / "a").read_text() == "1" and names(tmp_path) == ["data"]
-    with files.new_folder(target) as folder:
+    with files.new_folder(target, replace=True) as folder:
         (folder / "b").write_text("2")
     assert names(target) == ["b"] and names(tmp_path) == ["data"]
 
@@ -40,7 +43,7 @@ def test_a_failed_folder_leaves_the_old_one(tmp_path):
 @pytest.mark.parametrize("renames", [0, 1])
 def test_a_kill_between_the_renames_is_undone(tmp_path, monkeypatch, renames):
     target = tmp_path / "last"
-    with files.new_folder(target) as folder:
+    with files.new_folder(target, replace=True) as folder:
         (folder / "a").write_text("1")
     done, replace = [], os.replace
 
@@ -52,7 +55,7 @@ def test_a_kill_between_the_renames_is_undone(tmp_path, monkeypatch, renames):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(os, "replace", killed)
-        with files.new_folder(target) as folder:
+        with files.new_folder(target, replace=True) as folder:
             (folder / "a").write_text("2")
     files.recover_folder(target)
     assert (target / "a").read_text() == "1"

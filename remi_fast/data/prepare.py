@@ -23,7 +23,7 @@ from remi_fast.data.splits import (
     split_temporal,
     split_users,
 )
-from remi_fast.errors import ConfigError, DataError, RunFolderError
+from remi_fast.errors import ConfigError, DataError, RunFolderError, StorageError
 
 _MAX_IDS = 2**31 - 2  # indices are int32, and items start at 1
 _STAGES = ("read", "filter", "index", "split", "write")
@@ -270,7 +270,10 @@ def _write(
         for name in ARRAYS:
             np.save(folder / name, arrays[name], allow_pickle=False)
         for name, table in zip(TABLES, (item_table, user_table), strict=True):
-            table.write_parquet(folder / name)
+            try:
+                table.write_parquet(folder / name)
+            except pl.exceptions.ComputeError as error:
+                raise StorageError(f"{out / name}: cannot be written ({error})") from error
         manifest = {
             "format": FORMAT,
             "version": VERSION,

@@ -28,7 +28,7 @@ def save_training_state(folder: Path, trainer: TrainingStep, progress: dict[str,
     """Replace `folder` by the complete state after the step just done."""
     table = trainer.table_optimizer.state_dict()
     moments = {name: table.pop(name) for name in TABLE_STATE}
-    with files.new_folder(folder) as new:
+    with files.new_folder(folder, replace=True) as new:
         paths = shards.write(new, "model", trainer.model.state_dict())
         paths += shards.write(new, "table_optimizer", moments)
         paths += shards.write(new, "dense_optimizer", _dense_state(trainer.dense_optimizer))
@@ -57,7 +57,7 @@ def restore_training_state(folder: Path, trainer: TrainingStep) -> dict[str, Any
 
 def save_weights(folder: Path, model: MultiInterestModel, progress: dict[str, Any]) -> None:
     """Replace `folder` by the weights alone, every item row up to date."""
-    with files.new_folder(folder) as new:
+    with files.new_folder(folder, replace=True) as new:
         up_to_date = {"table.weight": model.rows}
         paths = shards.write(new, "model", model.state_dict(), up_to_date)
         _write_state(new, paths, {"progress": progress})
@@ -83,7 +83,7 @@ def _write_state(folder: Path, paths: list[Path], state: dict[str, Any]) -> None
 
 def _open(folder: Path, *expected_groups: str) -> tuple[dict[str, list[Path]], dict[str, Any]]:
     """Verify a checkpoint; return its files by group, and state.json."""
-    files.recover_folder(folder)
+    folder = files.standing(folder)
     path = folder / STATE
     if not path.is_file():
         raise RunFolderError(f"{folder}: not a checkpoint, expected it to hold {STATE}")

@@ -1,10 +1,13 @@
 """The folder of one training run: what is in it, and how it is opened."""
 
 import json
+import logging
 import os
 import platform
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,8 @@ from remi_fast import files
 from remi_fast.config import Config, as_dict, load_config
 from remi_fast.data.dataset import Dataset
 from remi_fast.errors import CorruptFileError, RunFolderError
+
+logger = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -37,16 +42,13 @@ class RunFolder:
                 f"{path}: exists already, and a run is never overwritten; "
                 "give another --out, or continue it with --resume"
             )
-        try:
-            path.mkdir(parents=True)
-        except OSError as error:
-            raise RunFolderError(f"{path}: cannot be made ({error.strerror})") from None
-        run = cls(path)
-        run.last.parent.mkdir()
-        text = yaml.safe_dump(as_dict(config), sort_keys=False)
-        files.write_file(run.config_file, lambda p: p.write_text(text, encoding="utf-8"))
-        files.write_json(path / "env.json", environment())
-        return run
+        with files.new_folder(path) as new:
+            run = cls(new)
+            run.last.parent.mkdir()
+            text = yaml.safe_dump(as_dict(config), sort_keys=False)
+            files.write_file(run.config_file, lambda p: p.write_text(text, encoding="utf-8"))
+            files.write_json(new / "env.json", environment())
+        return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
@@ -56,6 +58,21 @@ class RunFolder:
             what = "no such folder" if not path.exists() else "not a run folder"
             raise RunFolderError(f"{path}: {what}, expected a folder made by `remi-fast train`")
         return run
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Keep other processes from training in the folder. Raises RunFolderError if one does."""
+        with files.locked(self.path) as mine:
+            if mine is False:
+                raise RunFolderError(f"{self.path}: another process is training in it")
+            yield
+
+    def recover(self) -> None:
+        """Make good what a process left that was killed while it wrote, as none does now."""
+        for checkpoint in (self.last, self.best):
+            files.recover_folder(checkpoint)
+        for folder in (self.path, self.last.parent):
+            files.remove_temporaries(folder)
 
     def config(self) -> Config:
         """The resolved configuration of the run. Raises CorruptFileError if it was changed."""
@@ -107,32 +124,56 @@ class RunFolder:
 
 
 class MetricsLog:
-    """metrics.jsonl, one JSON object a line, mirrored to TensorBoard."""
+    """metrics.jsonl, one JSON object a line, mirrored to TensorBoard.
 
-    def __init__(self, run: RunFolder, resume_step: int | None = None) -> None:
-        """Append to the run's log; on resuming, drop what was logged after `resume_step`."""
-        if resume_step is not None and run.metrics_file.exists():
-            lines = run.metrics_file.read_bytes().splitlines(keepends=True)
+    A line that cannot be written ends the run with a StorageError. The mirror is given up with a
+    warning where it cannot be written: metrics.jsonl has all that it would have.
+    """
+
+    def __init__(self, run: RunFolder, resume_step: int) -> None:
+        """Append to the run's log; drop what was logged after `resume_step`."""
+        self._path = run.metrics_file
+        if self._path.exists():
+            lines = self._path.read_bytes().splitlines(keepends=True)
             kept = b"".join(line for line in lines if _step_of(line) <= resume_step)
-            files.write_file(run.metrics_file, lambda p: p.write_bytes(kept))
-        self._file = open(run.metrics_file, "a", encoding="utf-8")  # noqa: SIM115
-        self._board = _tensorboard(run.path, resume_step)
+            files.write_file(self._path, lambda p: p.write_bytes(kept))
+        with files.storing(self._path):
+            self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115
+        self._board: Any = None
+        with self._mirroring():
+            self._board = _tensorboard(run.path, resume_step)
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+        with self._mirroring():
+            if self._board is not None:
+                self._board.close()
 
     def write(self, record: dict[str, Any]) -> None:
         """Log one record, which has a "step"."""
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        if self._board is not None:
-            prefix = record.get("split", "train")
-            for key, value in record.items():
-                if key not in ("step", "split", "seconds"):
-                    self._board.add_scalar(f"{prefix}/{key}", value, record["step"])
+        line = (json.dumps(record) + "\n").encode()
+        with files.storing(self._path):
+            while line:  # a full disk takes the first part
+                line = line[self._file.write(line) :]
+        with self._mirroring():
+            self._mirror(record)
 
-    def close(self) -> None:
-        """Flush and close both logs."""
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
+    def _mirror(self, record: dict[str, Any]) -> None:
+        prefix = record.get("split", "train")
+        for key, value in record.items():
+            if self._board is not None and key not in ("step", "split", "seconds"):
+                self._board.add_scalar(f"{prefix}/{key}", value, record["step"])
+
+    @contextmanager
+    def _mirroring(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._board = None
+            logger.warning("%s: no TensorBoard log from now on (%s)", self._path.parent, error)
 
 
 def _step_of(line: bytes) -> float:
@@ -142,13 +183,12 @@ def _step_of(line: bytes) -> float:
         return float("inf")
 
 
-def _tensorboard(path: Path, resume_step: int | None) -> Any:
+def _tensorboard(path: Path, resume_step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:  # a machine with little more than torch: metrics.jsonl has it all
         return None
-    purge = None if resume_step is None else resume_step + 1
-    return SummaryWriter(str(path / "tensorboard"), purge_step=purge)
+    return SummaryWriter(str(path / "tensorboard"), purge_step=resume_step + 1)
 
 
 def environment() -> dict[str, Any]:

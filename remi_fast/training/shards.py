@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from remi_fast.errors import CorruptFileError, NonFiniteError
+from remi_fast.errors import CorruptFileError, NonFiniteError, StorageError
 from remi_fast.kernels.finite import all_finite, first_non_finite
 
 SHARD_BYTES = 256 << 20  # about what is held beside the tensors while writing or reading
@@ -69,7 +69,10 @@ def write(
         }
         for piece, values in content.items():
             _check_finite(piece, values)
-        save_file(content, paths[-1])
+        try:
+            save_file(content, paths[-1])
+        except SafetensorError as error:
+            raise StorageError(f"{paths[-1]}: cannot be written ({error})") from error
     return paths
 
 

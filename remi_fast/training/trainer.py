@@ -56,7 +56,6 @@ class Trainer:
 
     def restore(self) -> None:
         """Continue from the last checkpoint; from the start if there is none yet."""
-        files.recover_folder(self.run.last)
         if not self.run.last.exists():
             return
         self.run.items()
@@ -77,8 +76,12 @@ class Trainer:
     def fit(self) -> dict[str, Any]:
         """Train until the steps or the patience are used up, or Ctrl-C; return the result."""
         train = self.config.train
-        log = MetricsLog(self.run, resume_step=self.step)
-        with self._loader() as loader, self._stop_on_interrupt(), TrainingProgress(train) as shown:
+        with (
+            MetricsLog(self.run, resume_step=self.step) as log,
+            self._loader() as loader,
+            self._stop_on_interrupt(),
+            TrainingProgress(train) as shown,
+        ):
             for batch in loader:
                 if self.step >= train.steps or self._out_of_patience() or self.interrupted:
                     break
@@ -93,7 +96,6 @@ class Trainer:
                     shown.evaluated(self._validate(log))
                 if self.step % (train.checkpoint_every or train.eval_every) == 0 or evaluated:
                     self._save()
-        log.close()
         if self.interrupted:
             self._save()
             return {"interrupted": True, "step": self.step}
@@ -264,8 +266,7 @@ def load_model(run: RunFolder, config: Config, num_items: int) -> MultiInterestM
     """The best weights of a run. Raises RunFolderError if there are none yet."""
     if config.train.checkpoints == "none":
         raise RunFolderError(f"{run.path}: kept no weights: got train.checkpoints 'none'")
-    files.recover_folder(run.best)
-    if not run.best.exists():
+    if not files.standing(run.best).exists():
         raise RunFolderError(
             f"{run.path}: has no best checkpoint yet; train it (on) until its first validation"
         )
@@ -275,8 +276,7 @@ def load_model(run: RunFolder, config: Config, num_items: int) -> MultiInterestM
 
 
 def start(dataset: Dataset, run: RunFolder, config: Config) -> dict[str, Any]:
-    """Train in a run folder that was just made."""
-    run.record_data(dataset)
+    """Train in a run folder that was just made, on the data that it records."""
     if config.model.name == "pop":
         return popularity.fit(new_model(config, dataset.num_items), run, dataset, config.train)
     return Trainer(run, dataset, config).fit()
@@ -300,6 +300,8 @@ def resume(path: Path) -> dict[str, Any]:
             f"{data}: the dataset changed since the run began: got checksum {dataset.checksum}, "
             f"expected {checksum}"
         )
-    trainer = Trainer(run, dataset, config)
-    trainer.restore()
-    return trainer.fit()
+    with run.training():
+        run.recover()
+        trainer = Trainer(run, dataset, config)
+        trainer.restore()
+        return trainer.fit()
