@@ -28,7 +28,7 @@ def _block(rows, present, D: tl.constexpr, BLOCK_D: tl.constexpr):
 
 @triton.jit
 def _terms(k, present, tau, step_size_ptr, correction_ptr, decay_ptr, HORIZON: tl.constexpr):
-    """c_k and r_k of the missed steps tau + 1 + k, [rows, k]; c_k is 0 if not `present`."""
+    """c_k and r_k of the missed steps tau + 1 + k, [rows, k]; both are 0 if not `present`."""
     steps = tau[:, None] + 1 + k
     c = tl.load(step_size_ptr + steps, mask=present, other=0.0)
     r = tl.load(correction_ptr + steps, mask=present, other=0.0)
@@ -43,6 +43,12 @@ def _series(
     HORIZON: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """r0, T_0, T_2, T_3, T_4 of the missed steps tau + 1 + first .. tau + last, [rows]."""
+    # r_k is taken in units of the first: at a small beta2, c_k r_k^q leaves the range of a float.
+    _, unit = _terms(
+        first[:, None], (first < last)[:, None], tau, step_size_ptr, correction_ptr, decay_ptr,
+        HORIZON,
+    )  # fmt: skip
+    per_unit = tl.where(unit > _SMALLEST, 1 / tl.maximum(unit, _SMALLEST), 0.0)
     longest = tl.max(last - first, axis=0)
     t0 = tl.zeros(tau.shape, tl.float32)
     mean = tl.zeros(tau.shape, tl.float32)
@@ -51,11 +57,11 @@ def _series(
         present = k < last[:, None]
         c, r = _terms(k, present, tau, step_size_ptr, correction_ptr, decay_ptr, HORIZON)
         t0 += tl.sum(c, axis=1)
-        mean += tl.sum(c * r, axis=1)
+        mean += tl.sum(c * (r * per_unit), axis=1)
     moves = t0 != 0  # not where the learning rate was 0 all along, or without a step
-    r0 = tl.where(moves, mean / tl.where(moves, t0, 1.0), 1.0)
+    mean = tl.where(moves, mean / tl.where(moves, t0, 1.0), 1.0)
 
-    inverse = 1 / tl.maximum(r0, _SMALLEST)
+    inverse = 1 / tl.maximum(mean, _SMALLEST)
     t2 = tl.zeros(tau.shape, tl.float32)
     t3 = tl.zeros(tau.shape, tl.float32)
     t4 = tl.zeros(tau.shape, tl.float32)
@@ -63,13 +69,13 @@ def _series(
         k = first[:, None] + start + tl.arange(0, BLOCK_K)[None, :]
         present = k < last[:, None]
         c, r = _terms(k, present, tau, step_size_ptr, correction_ptr, decay_ptr, HORIZON)
-        deviation = r * inverse[:, None] - 1
+        deviation = r * per_unit * inverse[:, None] - 1
         c *= deviation * deviation
         t2 += tl.sum(c, axis=1)
         c *= deviation
         t3 += tl.sum(c, axis=1)
         t4 += tl.sum(c * deviation, axis=1)
-    return r0, t0, t2, t3, t4
+    return tl.where(moves, mean * tl.sum(unit, axis=1), 1.0), t0, t2, t3, t4
 
 
 @triton.jit
