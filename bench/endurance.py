@@ -82,10 +82,10 @@ def slope(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> tuple[float
 def measure(steps: int, folder: Path) -> dict[str, Any]:
     """Train; return the figures after the warm-up."""
     settings = config(steps)
-    run = RunFolder.create(folder / "run", settings)
     dataset = prepare_demo(folder / "data")
-    run.record_data(dataset)
-    trainer = MeasuredTrainer(run, dataset, settings)
+    with RunFolder.create(folder / "run", settings) as new:
+        new.record_data(dataset)
+    trainer = MeasuredTrainer(RunFolder.open(folder / "run"), dataset, settings)
     trainer.fit()
     seconds = trainer.step_seconds[int(WARM_UP * steps) :]
     hours, megabytes = (
