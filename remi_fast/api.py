@@ -1,16 +1,15 @@
 """What the command line does, as functions: train, resume, load."""
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remi_fast.config import DEMO, Config
+from remi_fast.data.dataset import Dataset
 from remi_fast.errors import DataError
 from remi_fast.training import trainer
 from remi_fast.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from remi_fast.data.dataset import Dataset
     from remi_fast.retrieval.recommend import Recommender
 
 
@@ -32,15 +31,11 @@ def train(data: str | Path, out: str | Path, config: Config | None = None) -> di
         StorageError: the disk is full or failed; once it is well, `resume` goes on.
     """
     config = config or Config()
-    run = RunFolder.create(Path(out), config)
+    run = RunFolder(Path(out))
+    with RunFolder.create(run.path, config) as new:
+        new.record_data(open_data(data, new.path / "data"))
     with run.training():
-        try:
-            dataset = open_data(data, run.path / "data")
-            run.record_data(dataset)
-        except BaseException:
-            shutil.rmtree(run.path, ignore_errors=True)  # no step was done
-            raise
-        return trainer.start(dataset, run, config)
+        return trainer.start(Dataset.open(run.data()[0], verify=False), run, config)
 
 
 def resume(run: str | Path) -> dict[str, Any]:
@@ -51,10 +46,8 @@ def resume(run: str | Path) -> dict[str, Any]:
     return trainer.resume(Path(run))
 
 
-def open_data(data: str | Path, prepare_in: Path) -> "Dataset":
+def open_data(data: str | Path, prepare_in: Path) -> Dataset:
     """Open a prepared folder, or prepare a raw file or the demo data in `prepare_in`."""
-    from remi_fast.data.dataset import Dataset
-
     if str(data) == DEMO:
         from remi_fast.data.demo import prepare_demo
 

@@ -35,8 +35,12 @@ class RunFolder:
         self.best = path / "checkpoints" / "best"
 
     @classmethod
-    def create(cls, path: Path, config: Config) -> "RunFolder":
-        """Make a new run folder. Raises RunFolderError if the path exists."""
+    @contextmanager
+    def create(cls, path: Path, config: Config) -> Iterator["RunFolder"]:
+        """Yield a new run folder, to `record_data` in; it becomes `path` when the block ends.
+
+        So a run that is there knows its data. Raises RunFolderError if the path exists.
+        """
         if path.exists():
             raise RunFolderError(
                 f"{path}: exists already, and a run is never overwritten; "
@@ -48,7 +52,7 @@ class RunFolder:
             text = yaml.safe_dump(as_dict(config), sort_keys=False)
             files.write_file(run.config_file, lambda p: p.write_text(text, encoding="utf-8"))
             files.write_json(new / "env.json", environment())
-        return cls(path)
+            yield run
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
@@ -86,8 +90,9 @@ class RunFolder:
         """
         table = dataset.path / self.items_file.name
         files.write_file(self.items_file, lambda p: shutil.copyfile(table, p))
+        inside = dataset.path.is_relative_to(self.path)
         record = {
-            "path": str(dataset.path.resolve()),
+            "path": str(dataset.path.relative_to(self.path) if inside else dataset.path.resolve()),
             "checksum": dataset.checksum,
             "items": dataset.num_items - 1,
             "files": {
@@ -100,7 +105,7 @@ class RunFolder:
     def data(self) -> tuple[Path, str]:
         """Path and checksum of the dataset the run trains on."""
         record = self._record()
-        return Path(record["path"]), record["checksum"]
+        return self.path / record["path"], record["checksum"]
 
     def items(self) -> tuple[Path, int]:
         """Path and rows of the item table. Raises CorruptFileError if it was changed."""
@@ -112,7 +117,7 @@ class RunFolder:
 
     def _record(self) -> dict[str, Any]:
         if not self.data_file.is_file():
-            raise RunFolderError(f"{self.path}: no data.json; the run ended before it had data")
+            raise RunFolderError(f"{self.data_file}: file is missing")
         record = files.read_checked_json(self.data_file)
         for key, kind in (("path", str), ("checksum", str), ("items", int), ("files", dict)):
             if type(record.get(key)) is not kind:

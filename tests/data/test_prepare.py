@@ -1,5 +1,6 @@
 """From raw interactions to a dataset folder, against plain Python."""
 
+import resource
 from collections import Counter
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from remi_fast.data.dataset import Dataset
 from remi_fast.data.demo import demo_interactions
 from remi_fast.data.prepare import PrepareSettings, prepare
-from remi_fast.errors import ConfigError, DataError, RunFolderError
+from remi_fast.errors import ConfigError, DataError, RunFolderError, StorageError
 
 
 def random_rows(seed=0, users=60, items=30, rows=500):
@@ -146,6 +147,19 @@ def test_errors_leave_nothing_behind(tmp_path):
 def test_settings(bad):
     with pytest.raises(ConfigError, match=f"{next(iter(bad))}: got"):
         PrepareSettings(**bad)
+
+
+@pytest.mark.parametrize("missing", [1, 100, 5000])
+def test_a_file_that_finds_no_room_leaves_nothing(dataset, raw_file, tmp_path, missing):
+    largest = max((dataset.path / name).stat().st_size for name in ("items.npy", "offsets.npy"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest - missing, limits[1]))
+    try:
+        with pytest.raises(StorageError, match="data: cannot be written.*File too large"):
+            prepare([raw_file], tmp_path / "data", PrepareSettings())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 def test_demo_is_pinned_and_is_what_it_says():

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.reliability.crashes import Doomed
+
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -64,3 +66,10 @@ def refuse(opener, tmp_path):
 @pytest.fixture
 def folder(dataset, tmp_path):
     return Path(shutil.copytree(dataset.path, tmp_path / "data"))
+
+
+@pytest.fixture(scope="session")
+def doomed(tmp_path_factory):
+    process = Doomed(tmp_path_factory.mktemp("doomed"))
+    yield process
+    process.close()

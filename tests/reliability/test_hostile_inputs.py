@@ -286,9 +286,9 @@ def test_lines_of_json(refuse, tmp_path, line, before, name):
 
 @pytest.fixture
 def run(dataset, tmp_path):
-    run = RunFolder.create(tmp_path / "run", Config())
-    run.record_data(dataset)
-    return run
+    with RunFolder.create(tmp_path / "run", Config()) as new:
+        new.record_data(dataset)
+    return RunFolder.open(tmp_path / "run")
 
 
 def test_the_opener_opens_a_run_that_is_not_hostile(opener, run):

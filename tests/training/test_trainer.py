@@ -239,7 +239,17 @@ def test_a_loss_that_is_not_finite_updates_nothing(dataset, tmp_path):
         api.train(dataset.path, tmp_path / "run", broken)
 
 
-def test_a_raw_file_is_prepared_in_the_run_folder(raw_file, tmp_path):
+def test_a_raw_file_is_prepared_in_the_run_folder(raw_file, tmp_path, monkeypatch):
+    open_data, before = api.open_data, []
+
+    def watched(*arguments):
+        before.append((tmp_path / "run").exists())  # killed now, the run can be started again
+        return open_data(*arguments)
+
+    monkeypatch.setattr(api, "open_data", watched)
     api.train(raw_file, tmp_path / "run", config(steps=2, eval_every=2))
+    assert before == [False]
     assert (tmp_path / "run" / "data" / "manifest.json").is_file()
     assert api.load(tmp_path / "run").item_table["item_id"].to_list()[0].startswith("t")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert api.resume(tmp_path / "moved")["best_step"] == 2
