@@ -67,9 +67,8 @@ class Doomed:
     def check_goes_on(self, out, saved):
         """What was saved last opens, and the run goes on to the bits of the one nothing befell."""
         resumed = self.resume(out)
-        if resumed["error"] == "RunFolderError":  # killed before it knew its data
-            assert saved == 0 and not (out / "data.json").exists(), resumed
-            shutil.rmtree(out, ignore_errors=True)
+        if resumed["error"] == "RunFolderError":  # killed before the folder was there
+            assert saved == 0 and not out.exists(), resumed
             resumed = self.train(out)
         else:
             assert resumed["error"] is None, resumed

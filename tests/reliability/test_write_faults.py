@@ -2,11 +2,15 @@
 was committed before stands."""
 
 import errno
+import os
 import shutil
 from collections import Counter
 
 import numpy as np
+import pytest
 
+from remi_fast.errors import StorageError
+from remi_fast.training.run_folder import MetricsLog, RunFolder
 from tests.reliability.crashes import leftovers, traces
 
 FOREVER = 10**9
@@ -62,6 +66,23 @@ def test_prepare_survives_each_write_that_fails(doomed, at_scale, tmp_path, reco
         shutil.rmtree(out.parent)
     record_property("figures", f"{doomed.clean_prepare['calls']} calls, {dict(found)}")
     assert found["StorageError"] > 0.9 * found.total()
+
+
+def test_a_rename_that_fails_is_undone(doomed, tmp_path):
+    call = doomed.clean_train["calls"] - 5  # the second of the last save
+    fault = {"first": call, "last": call, "fault": errno.EIO}
+    check(doomed.train(tmp_path / "run", **fault), tmp_path, fault)
+    assert doomed.resume(tmp_path / "run")["at"] == 20
+
+
+def test_a_log_line_that_does_not_fit_is_an_error(tmp_path):
+    with MetricsLog(RunFolder(tmp_path), resume_step=0) as log:
+        log.write({"step": 1})
+        full = os.open("/dev/full", os.O_WRONLY)
+        os.dup2(full, log._file.fileno())
+        os.close(full)
+        with pytest.raises(StorageError, match="metrics.jsonl: cannot be written .*No space left"):
+            log.write({"step": 2})
 
 
 def test_a_run_does_without_tensorboard(doomed, at_scale, tmp_path):
