@@ -102,6 +102,8 @@ def test_masked_hits_have_no_part():
     loss, _ = F.multi_interest_ihn_loss(interests, targets, table, hits, beta=1.0, mask_hits=True)
     same = targets == targets[0]
     assert (loss[same] == 0).all() and (loss[~same] > 0).all()
+    module = REMILoss(1.0, 0.0, mask_hits=True)
+    torch.testing.assert_close(module(interests, targets, table, hits), loss.mean())
 
 
 def drawn(num_negatives=3, **draw):

@@ -72,6 +72,7 @@ def test_manifest(folder, change, error, message):
         ("items.npy", lambda a: a.astype(np.int64), "items.npy: got int64"),
         ("offsets.npy", lambda a: a[::-1].copy(), "expected ascending offsets"),
         ("train_spans.npy", lambda a: a + 10**6, r"train_spans.npy: row 0 is"),
+        ("train_spans.npy", lambda a: a + np.outer(np.arange(len(a)) == 3, [0, 1]), "row 3 is"),
         ("test_spans.npy", lambda a: a[:, ::-1].copy(), r"test_spans.npy: row 0 is"),
         ("valid_users.npy", lambda a: a + 10**6, r"valid_users.npy: got 10000"),
     ],

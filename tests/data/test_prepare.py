@@ -97,6 +97,16 @@ def test_other_splits(raw_file, tmp_path):
         assert end - middle == sum(first <= t < second for t in stamps)
 
 
+def test_the_temporal_split_is_of_times_not_of_the_order_of_the_file(raw_file, tmp_path):
+    shuffled = tmp_path / raw_file.name
+    pl.read_parquet(raw_file).sample(fraction=1, shuffle=True, seed=1).write_parquet(shuffled)
+    first, again = (
+        prepare([file], tmp_path / name, PrepareSettings(split="temporal"))
+        for file, name in ((raw_file, "sorted"), (shuffled, "shuffled"))
+    )
+    assert first.checksum == again.checksum
+
+
 def test_a_given_split_is_kept_and_not_filtered(tmp_path):
     folder = tmp_path / "text"
     folder.mkdir()

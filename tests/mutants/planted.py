@@ -1,10 +1,11 @@
 """All planted bugs, and the control."""
 
-from . import backward, deferred_adam, forward, host
+from . import backward, data, deferred_adam, forward, host, training
 from .killers import TRITON
 from .runner import Mutant
 
-MUTANTS = [*forward.MUTANTS, *backward.MUTANTS, *host.MUTANTS, *deferred_adam.MUTANTS]
+FILES = (forward, backward, host, deferred_adam, data, training)
+MUTANTS = [mutant for file in FILES for mutant in file.MUTANTS]
 
 
 def nothing(mutants):

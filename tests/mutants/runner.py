@@ -30,9 +30,12 @@ import torch
 import torch._dynamo  # noqa: F401
 import triton  # noqa: F401
 
+from . import extension
+
 ROOT = Path(__file__).parents[2]
 FORK = get_context("fork")
 TIMEOUT = 60.0  # seconds a test
+BUILD_TIMEOUT = 300.0
 OPTIONS = ["-x", "--tb=no", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:warnings"]
 # What a wrongly typed mutant raises: no test has found anything then.
 TYPING_ERRORS = (SyntaxError, NameError, AttributeError, ImportError)
@@ -48,6 +51,16 @@ class Mutant:
     new: str
     tests: tuple[str, ...]
     by_signal: bool = False  # the test reads memory that is not there: its process dies
+
+    @property
+    def compiled(self) -> bool:
+        """Whether it is in the extension."""
+        return self.file.startswith("csrc/")
+
+    @property
+    def timeout(self) -> float:
+        """Seconds for all it takes."""
+        return TIMEOUT * len(self.tests) + BUILD_TIMEOUT * self.compiled
 
 
 class Result(NamedTuple):
@@ -67,6 +80,8 @@ def run(mutants: Sequence[Mutant], jobs: int) -> Iterator[Result]:
     """Results as they come; `jobs` processes at a time. Raises Stale before the first."""
     for mutant in mutants:
         mutated((ROOT / mutant.file).read_text(), mutant)
+    if any(mutant.compiled for mutant in mutants):
+        extension.objects()  # once, for all of them
     torch.set_num_threads(1)  # threads do not outlive a fork
     waiting, running = list(mutants), []
     try:
@@ -96,7 +111,7 @@ class _Run:
         question.close()  # or a process that dies would be waited for
 
     def is_late(self) -> bool:
-        return time.monotonic() - self.start > TIMEOUT * len(self.mutant.tests)
+        return time.monotonic() - self.start > self.mutant.timeout
 
     def result(self) -> Result:
         try:
@@ -130,12 +145,14 @@ def _judge(mutant: Mutant, tree: Path, question: Connection) -> None:
 
 def plant(mutant: Mutant, tree: Path) -> None:
     """Make `tree` a small checkout with the mutant in it, to run tests in."""
-    for package in ("kernels", "remi_fast", "tests"):  # remi_fast/kernels is a link: kept
+    for package in ("csrc", "kernels", "remi_fast", "tests"):  # remi_fast/kernels is a link: kept
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / package, tree / package, symlinks=True, ignore=ignore)
     shutil.copy(ROOT / "pyproject.toml", tree)
     file = tree / mutant.file
     file.write_text(mutated(file.read_text(), mutant))
+    if mutant.compiled:
+        extension.build(tree, mutant.file)
 
 
 def mutated(source: str, mutant: Mutant) -> str:
@@ -151,8 +168,9 @@ def _verdict(tree: Path, mutant: Mutant) -> tuple[str, str]:
     sys.path.insert(0, str(tree))
     for name in [name for name in sys.modules if name.split(".")[0] == "tests"]:
         del sys.modules[name]  # of the checkout
-    kernels = importlib.import_module("remi_fast.kernels.ihn_loss_op")
-    assert Path(kernels.__file__).is_relative_to(tree), "the copy is not what is imported"
+    for name in ["remi_fast.kernels.ihn_loss_op"] + ["_remi_fast_C"] * mutant.compiled:
+        module = importlib.import_module(name)
+        assert Path(module.__file__).is_relative_to(tree), f"{name}: not the copy is imported"
     witness = _Witness()
     code = pytest.main([*OPTIONS, f"--rootdir={tree}", *mutant.tests], plugins=[witness])
     if witness.broken:

@@ -83,12 +83,12 @@ def _build(sanitizer: str, tree: Path) -> Path:
     library = tree / "lib"
     command = [sys.executable, "setup.py", "--quiet", "build_ext"]
     command += ["--build-lib", str(library), "--build-temp", str(tree / "objects")]
-    environment = {"PYTHONPATH": str(_build_requirements()), "REMI_FAST_SANITIZE": FLAGS[sanitizer]}
+    environment = {"PYTHONPATH": str(build_requirements()), "REMI_FAST_SANITIZE": FLAGS[sanitizer]}
     _run(command, cwd=tree, env=os.environ | environment)
     return library
 
 
-def _build_requirements() -> Path:
+def build_requirements() -> Path:
     """What setup.py imports, as pyproject.toml asks for it, installed beside what it builds."""
     folder = BUILT / "requirements"
     if not folder.exists():

@@ -7,8 +7,11 @@ from remi_fast import api
 from remi_fast.config import Config, LossConfig, ModelConfig, TrainConfig
 from remi_fast.errors import DataError
 from remi_fast.kernels.ihn_loss import ihn_loss
+from remi_fast.kernels.multi_interest_ihn_loss import multi_interest_ihn_loss_rows
 from remi_fast.kernels.negatives import sample_negatives
+from remi_fast.models.recommender import make_model
 from remi_fast.training.candidates import Candidates
+from remi_fast.training.step import TrainingStep
 
 ITEMS, N = 50, 30
 SAMPLERS = ["uniform", "log-uniform", "popularity", "in-batch", "mixed"]
@@ -85,6 +88,24 @@ def test_samplers_that_need_counts_say_so():
     for counts in (None, torch.zeros(ITEMS)):
         with pytest.raises(DataError, match="'popularity': got no counts"):
             make("popularity", counts)
+
+
+@pytest.mark.parametrize("sampler", ["popularity", "mixed"])
+def test_a_step_trains_on_the_candidates_as_they_were_drawn(counts, sampler):
+    loss = LossConfig(sampler=sampler, num_negatives=N, rr_lambda=1.0)
+    config = Config(model=ModelConfig(dim=8, num_interests=2, max_history=5), loss=loss)
+    model = make_model(config.model, ITEMS, seed=1)
+    step = TrainingStep(model, config, counts)
+    history, length = torch.tensor([[3, 4, 5, 6, 7], [8, 9, 0, 0, 0]]), torch.tensor([5, 2])
+    target = torch.tensor([1, 2])
+    ids, log_q = step.candidates(4, target)
+    interests, routing = model.extractor(model.read(history.flatten()).view(2, 5, 8), length)
+    masked = {"target_ids": target, "negative_ids": ids} if sampler == "mixed" else {}
+    ihn, _, rr = multi_interest_ihn_loss_rows(
+        interests, model.read(target), model.read(ids), routing, beta=1.0, log_q=log_q, **masked
+    )
+    found = step(4, history, length, target)
+    assert (found.ihn, found.rr) == pytest.approx((ihn.mean().item(), rr.mean().item()), rel=1e-5)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
