@@ -308,6 +308,22 @@ def test_gradients_of_a_row_are_summed(backend, ids):
     assert torch.equal(state.stamp.cpu(), exact.stamp)
 
 
+@pytest.mark.parametrize("bit", [10, 11, 12, 21, 22])
+def test_ids_of_large_tables_are_grouped(bit):
+    """As those of a small table, whose ids the sort tells apart by one of its digits."""
+    ids = torch.randint(0, 4, (60,), generator=torch.Generator().manual_seed(bit))
+    ids = ids % 2 + (ids // 2 << bit)
+    gradients = torch.randn(len(ids), 1, generator=torch.Generator().manual_seed(0))
+    distinct, places = ids.unique(return_inverse=True)
+    moved = []
+    for these, rows in ((ids, (2 << bit) + 1), (places, 4)):
+        tensors = torch.zeros(3, rows, 1)
+        state = kernel.AdamState(*tensors, torch.zeros(rows, dtype=torch.int32))
+        step(state, kernel.StepTable(0.9, 0.999, 1e-8), these, gradients, 1e-2, "native")
+        moved.append(tensors[:, these.unique()])
+    assert len(distinct) == 4 and torch.equal(*moved) and (moved[0][:, 1:] != 0).all()
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_gradients_may_have_any_strides(backend):
     ids = torch.tensor([4, 2, 4])

@@ -1,0 +1,80 @@
+"""Training steps against plain PyTorch: dense Adam, autograd, the formulas of the reference."""
+
+import pytest
+import torch
+
+from remi_fast.config import Config, LossConfig, ModelConfig, OptimConfig
+from remi_fast.kernels import reference
+from remi_fast.kernels.negatives import sample_negatives
+from remi_fast.models.recommender import make_model
+from remi_fast.training.step import TrainingStep
+
+ITEMS, DIM, STEPS, RATE, SEED = 40, 6, 12, 0.01, 1  # Config's seed
+PARAMETERS = ("positions", "w1", "w2")
+
+
+def batches():
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(STEPS):
+        length = torch.randint(1, 6, (9,), generator=generator)
+        history = torch.randint(1, ITEMS, (9, 5), generator=generator)
+        history[torch.arange(5) >= length[:, None]] = 0
+        yield history, length, torch.randint(1, ITEMS, (9,), generator=generator)
+
+
+def plain_steps(model, loss):
+    """Losses, item table and extractor's parameters of the same steps in float64."""
+    table, *parameters = (
+        x.detach().double().clone().requires_grad_()
+        for x in (model.table.weight, *(getattr(model.extractor, name) for name in PARAMETERS))
+    )
+    optimizer = torch.optim.Adam([table, *parameters], lr=RATE)
+    losses = []
+    for step, (history, length, target) in enumerate(batches()):
+        negatives = sample_negatives(loss.num_negatives, ITEMS, seed=SEED, step=step)
+        interests, routing = reference.self_attentive_extractor(table[history], length, *parameters)
+        query, _ = reference.select_interest(interests, table[target])
+        masks = {"target_ids": target, "negative_ids": negatives} if loss.mask_hits else {}
+        ihn = reference.ihn_loss(
+            query,
+            table[target],
+            table[negatives],
+            beta=loss.beta,
+            detach_weights=loss.detach_weights,
+            **masks,
+        )
+        rr = reference.routing_regularizer(routing, DIM)
+        total = ihn.mean() + 128 * loss.rr_lambda * rr.mean()
+        optimizer.zero_grad()
+        total.backward()
+        table.grad[0] = 0  # padding is frozen
+        optimizer.step()
+        losses.append([total.item(), ihn.mean().item(), rr.mean().item()])
+    return losses, [table, *parameters]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"beta": 0.3, "rr_lambda": 0.5},
+        {"beta": 0.3, "rr_lambda": 0.5, "detach_weights": True},
+        {"beta": 2.0, "rr_lambda": 0.0, "mask_hits": True},
+    ],
+    ids=lambda options: "-".join(options),
+)
+def test_steps_are_those_of_plain_pytorch(options):
+    loss = LossConfig(num_negatives=15, **options)
+    config = Config(
+        model=ModelConfig(dim=DIM, num_interests=3, max_history=5),
+        loss=loss,
+        optim=OptimConfig(lr=RATE),
+    )
+    model = make_model(config.model, ITEMS, seed=SEED)
+    losses, expected = plain_steps(model, loss)
+    step = TrainingStep(model, config)
+    mine = [step(number, *batch) for number, batch in enumerate(batches())]
+    got = torch.tensor([[each.total, each.ihn, each.rr] for each in mine])
+    torch.testing.assert_close(got.double(), torch.tensor(losses).double(), rtol=2e-5, atol=1e-6)
+    tensors = [model.rows(0, ITEMS), *(getattr(model.extractor, name) for name in PARAMETERS)]
+    for tensor, exact in zip(tensors, expected, strict=True):
+        torch.testing.assert_close(tensor.double(), exact, rtol=0, atol=RATE * 1e-2)
