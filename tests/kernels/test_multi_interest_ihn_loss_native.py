@@ -136,6 +136,17 @@ def test_kept_scores_are_those_made_again(monkeypatch, beta):
     assert all(torch.equal(a, b) for a, b in zip(kept, again, strict=True))
 
 
+@pytest.mark.parametrize("part", [0, 1])
+def test_one_of_the_two_results_is_used(part):
+    gradients = []
+    for function in (ours, formula):
+        leaves = [x.requires_grad_() for x in make(5, 3, 4, 7, 6)]
+        function(*leaves, beta=1.0)[part].sum().backward()
+        gradients.append([torch.zeros_like(x) if x.grad is None else x.grad for x in leaves])
+    for mine, true in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, true)
+
+
 def test_scores_of_a_large_problem_are_not_kept():
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(

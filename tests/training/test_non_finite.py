@@ -219,7 +219,7 @@ def test_every_element_is_looked_at(size):
         for index in {0, size // 2, size - 1} if size else ():
             for bad in BAD:
                 broken = values.clone()
-                broken[index] = bad
+                broken[index] = broken[-1] = bad
                 assert not all_finite([values, broken])
                 found, value = first_non_finite(broken)
                 assert found == (index,) and str(value) == str(bad)
