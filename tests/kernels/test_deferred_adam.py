@@ -372,7 +372,7 @@ def test_same_bits_for_any_number_of_threads():
         assert torch.equal(other.exp_avg_sq, results[0].exp_avg_sq)
 
 
-@pytest.mark.parametrize("value", [0.0, 1e-38, 1e-45, 1e15, 1e25])
+@pytest.mark.parametrize("value", [0.0, 1e-38, 1e-45, 1e-18, 1e15, 1e25])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_extreme_gradients_stay_finite(backend, value):
     """The square of the largest is infinite: Adam does not move then, and neither do late rows."""
