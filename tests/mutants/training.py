@@ -26,7 +26,6 @@ CONTINUES = f"{CHECKPOINT}training_continues_from_shards_with_the_same_bits"
 DENSE_ADAM = f"{OPTIM}follows_dense_adam_through_a_model[False-native]"
 MERGED = f"{OPTIM}merged_gradients_are_clipped_as_dense_adam_clips_them[3]"
 FORGOTTEN = f"{OPTIM}rows_without_gradient_and_forgotten_rows_do_not_move"
-SAME_BITS = "tests/reliability/test_same_bits.py::test_a_training_has_the_same_bits_every_time"
 
 
 def published(name, parameter, std):
@@ -123,7 +122,7 @@ CAPSULES = group(
 
 MAKING = group(
     "remi_fast/models/recommender.py",
-    ("the seed of a model is ignored", f"{SAME_BITS}[comirec-sa]",
+    ("the seed of a model is ignored", f"{TRAINER}same_seed_same_bits_other_seed_other_bits",
      "generator = torch.Generator().manual_seed(seed)",
      "generator = None"),
     ("the table's own deviation is ignored",
