@@ -12,7 +12,6 @@ from .multi_interest_ihn_loss import (
     check_interests,
     check_table,
     multi_interest_ihn_loss_rows,
-    rows_of,
     run_backend,
 )
 
@@ -42,7 +41,7 @@ def full_catalogue_ihn_loss(
     def in_parts(name: str) -> Losses:
         return multi_interest_ihn_loss_rows(
             interests,
-            rows_of("target_ids", target_ids, item_table),
+            torch.nn.functional.embedding(target_ids, item_table),
             item_table[1:],
             routing,
             target_ids=target_ids,

@@ -4,7 +4,6 @@ options are those of `remi-fast train`, for all runs."""
 
 import json
 import os
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -67,16 +66,10 @@ def run(arguments: Any) -> int:
     if config.train.threads == 0:  # the cores are shared by the jobs
         threads = max(1, len(os.sched_getaffinity(0)) // arguments.jobs)
         config = replace(config, train=replace(config.train, threads=threads))
-    sweep.check(config, settings, arguments.seeds)
-    begun = Path(arguments.out).exists()
+    sweep.check(config, settings)
     folder = sweep.SweepFolder(Path(arguments.out), config, str(Path(arguments.data)))
     todo = folder.trials(settings, arguments.seeds)
-    try:
-        data = _prepared(arguments.data, folder.path / "data")
-    except BaseException:
-        if not begun:  # nothing but settings in it
-            shutil.rmtree(folder.path, ignore_errors=True)
-        raise
+    data = _prepared(arguments.data, folder.path / "data")
     done, failed = [], 0
     for trial, outcome in sweep.train_all(folder, todo, data, jobs=arguments.jobs):
         if isinstance(outcome, str):
