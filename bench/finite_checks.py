@@ -1,69 +1,82 @@
-"""What it costs a training step to look for NaN and infinity, with and without in turns.
+"""What it costs a training step to look for NaN and infinity, by part.
 
-python -m bench.finite_checks --save finite_checks_cpu_368k
+    python -m bench.finite_checks --save finite_checks_cpu_368k
+
+Steps of one training take turns, in random order, with all parts, with one, and with none: turns of
+many steps differ by more than the checks cost.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 from unittest import mock
 
+import numpy as np
+
 from bench import results
 from bench.end_to_end import Data, ours
-from bench.turns import compared, show, take_turns
 from remi_fast import optim
 from remi_fast.config import Config
-from remi_fast.kernels import deferred_adam
-from remi_fast.training import step
+from remi_fast.training.step import TrainingStep
 from remi_fast.training.trainer import set_threads
 
-WITH, WITHOUT = "with checks", "without"
+PARTS = ("moments of the rows", "gradients of the rows", "extractor")
+CONTESTANTS = {"none": set[str](), "all": set(PARTS)} | {part: {part} for part in PARTS}
 
 
 @contextmanager
-def unchecked() -> Iterator[None]:
-    """A region whose training steps look at the loss only."""
-    gather = deferred_adam.gather
+def switched() -> Iterator[set[str]]:
+    """A region where steps look only at the parts that are in this set."""
+    on: set[str] = set()
+    gather, all_finite, dense = optim.kernel.gather, optim.all_finite, TrainingStep._check_dense
 
-    def blind(*arguments: Any, check_finite: bool, **options: Any) -> Any:
-        return gather(*arguments, **options)
+    def some_gather(*arguments: Any, check_moments: bool, **options: Any) -> Any:
+        return gather(*arguments, check_moments=PARTS[0] in on, **options)
+
+    def some_finite(tensors: Any) -> bool:
+        return PARTS[1] not in on or all_finite(tensors)
+
+    def some_dense(self: TrainingStep, step: int) -> None:
+        if PARTS[2] in on:
+            dense(self, step)
 
     with (
-        mock.patch.object(optim.kernel, "gather", blind),
-        mock.patch.object(optim, "all_finite", lambda tensors: True),
-        mock.patch.object(step.TrainingStep, "_check_dense", lambda self, step: None),
+        mock.patch.object(optim.kernel, "gather", some_gather),
+        mock.patch.object(optim, "all_finite", some_finite),
+        mock.patch.object(TrainingStep, "_check_dense", some_dense),
     ):
-        yield
-
-
-def without(run: Callable[[], object]) -> None:
-    """A hundred unchecked steps: patching costs nothing then."""
-    with unchecked():
-        hundred(run)
-
-
-def hundred(run: Callable[[], object]) -> None:
-    """A hundred steps."""
-    for _ in range(100):
-        run()
+        yield on
 
 
 def main() -> None:
     """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--items", type=int, default=368_000)
-    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--steps", type=int, default=2000, help="of each contestant")
     parser.add_argument("--save", help="name in bench/results/; not saved without it")
     arguments = parser.parse_args()
     set_threads(0)
-    run = ours(Data(arguments.items, 100_000), Config())  # one for both: its memory is the same
-    hundred(run)
-    runs = {WITHOUT: partial(without, run), WITH: partial(hundred, run)}
-    table = compared(take_turns(runs, arguments.rounds, 0.5), WITHOUT)
-    print("100 steps each")
-    show(table, WITHOUT)
+    run = ours(Data(arguments.items, 100_000), Config())
+    for _ in range(500):
+        run()
+    taken: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
+    generator = np.random.default_rng(0)
+    with switched() as on:
+        for _ in range(arguments.steps):
+            for name in generator.permutation(list(CONTESTANTS)):
+                on.clear()
+                on.update(CONTESTANTS[name])
+                start = time.perf_counter()
+                run()
+                taken[name].append(1e3 * (time.perf_counter() - start))
+    table = {}
+    for name, times in taken.items():
+        low, median, high = np.percentile(times, [25, 50, 75])
+        table[name] = {"ms": median, "quartiles": [low, high]}
+        table[name]["ratio"] = median / table["none"]["ms"]
+        print(f"{name:<24}{median:8.3f} ms ({low:.3f} to {high:.3f}){table[name]['ratio']:8.3f}")
     if arguments.save:
         print(results.save(arguments.save, table))
 

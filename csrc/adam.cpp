@@ -129,7 +129,7 @@ GatherPlan make_gather_plan(const int64_t* ids, int64_t n, int64_t num_rows) {
 
 int64_t adam_catch_up_and_gather(const AdamTable& table, const AdamHyper& hyper,
                                  const AdamSeries& series, const GatherPlan& plan, float* out,
-                                 bool check_finite) {
+                                 bool check_moments) {
     const auto unique = static_cast<int64_t>(plan.rows.size());
     const int64_t dim = table.dim;
     std::atomic<int64_t> first_bad{unique};
@@ -142,8 +142,7 @@ int64_t adam_catch_up_and_gather(const AdamTable& table, const AdamHyper& hyper,
             if (row != 0) {  // row 0 is padding: zero and frozen
                 float* m = table.exp_avg + row * dim;
                 float* v = table.exp_avg_sq + row * dim;
-                if (check_finite &&
-                    !(all_finite(weight, dim) && all_finite(m, dim) && all_finite(v, dim))) {
+                if (check_moments && !all_finite(m, v, dim)) {
                     for (int64_t first = first_bad; u < first;)
                         if (first_bad.compare_exchange_weak(first, u)) break;
                 } else if (table.stamp[row] != 0) {

@@ -25,10 +25,10 @@ struct GatherPlan {
 GatherPlan make_gather_plan(const int64_t* ids, int64_t n, int64_t num_rows);
 // These three are at the step that `AdamSeries::prepare` went to.
 //
-// check_finite: rows that are not finite, or whose moments are not, stay as they are; returns the
-// first of them, or -1.
+// check_moments: rows whose moments are not finite stay as they are; returns the first of them, or
+// -1.
 int64_t adam_catch_up_and_gather(const AdamTable&, const AdamHyper&, const AdamSeries&,
-                                 const GatherPlan&, float* out, bool check_finite);
+                                 const GatherPlan&, float* out, bool check_moments);
 void adam_read(const AdamTable&, const AdamHyper&, const AdamSeries&, const int64_t* ids, int64_t n,
                float* out);
 void adam_flush(const AdamTable&, const AdamHyper&, const AdamSeries&);

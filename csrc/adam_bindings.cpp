@@ -70,14 +70,15 @@ class AdamView {
 };
 
 int64_t gather_rows(AdamView& view, int64_t t, const GatherPlan& plan, Array<float> out,
-                    bool check_finite) {
+                    bool check_moments) {
     view.check_step(t);
     check_shape(out, static_cast<int64_t>(plan.order.size()), view.table.dim, "out");
     float* rows = out.mutable_data();
     py::gil_scoped_release release;
     std::lock_guard<std::mutex> lock(view.one_caller);
     view.series->prepare(t);
-    return adam_catch_up_and_gather(view.table, view.hyper, *view.series, plan, rows, check_finite);
+    return adam_catch_up_and_gather(view.table, view.hyper, *view.series, plan, rows,
+                                    check_moments);
 }
 
 void read_rows(AdamView& view, int64_t t, const Array<int64_t>& ids, Array<float> out) {
@@ -129,7 +130,7 @@ void register_adam(py::module_& m) {
              py::arg("beta2"), py::arg("eps"), py::arg("step_size").noconvert(),
              py::arg("inv_sqrt_correction").noconvert())
         .def("gather", &gather_rows, py::arg("t"), py::arg("plan"), py::arg("out").noconvert(),
-             py::arg("check_finite"))
+             py::arg("check_moments"))
         .def("read", &read_rows, py::arg("t"), py::arg("ids").noconvert(),
              py::arg("out").noconvert())
         .def("update", &update_rows, py::arg("t"), py::arg("plan"), py::arg("grads").noconvert())

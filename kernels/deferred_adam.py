@@ -6,7 +6,7 @@ replayed, or summed in closed form, and only then is it used. Reference: the rep
 float32 on a GPU.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,9 @@ from .native import C
 
 if TYPE_CHECKING:  # Triton is imported where it runs
     from .deferred_adam_launch import SortedIds
+
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class GatheredRows:
@@ -66,15 +69,16 @@ def gather(
     steps: StepTable,
     rows: GatheredRows,
     *,
-    check_finite: bool = False,
+    check_moments: bool = False,
     backend: str = "auto",
 ) -> Tensor:
     """Bring the rows up to date in place and return copies, one an occurrence: (n, d).
 
-    check_finite: raise FloatingPointError where one of the rows, or a moment of it, is infinite or
-    NaN; such a row stays as it is. On the CPU only: a GPU would have to be waited for.
+    check_moments: raise FloatingPointError where a moment of one of the rows is infinite or NaN;
+    such a row stays as it is. On the CPU only: a GPU would have to be waited for. (The row itself
+    needs no look: what is computed of it shows in its gradients.)
     """
-    return _implementation("gather", state, backend)(state, steps, rows, check_finite)
+    return _implementation("gather", state, backend)(state, steps, rows, check_moments)
 
 
 def read(state: AdamState, steps: StepTable, ids: Tensor, *, backend: str = "auto") -> Tensor:
@@ -122,12 +126,12 @@ def _view(state: AdamState, steps: StepTable) -> "C.AdamView":
 
 
 def _native_gather(
-    state: AdamState, steps: StepTable, rows: GatheredRows, check_finite: bool
+    state: AdamState, steps: StepTable, rows: GatheredRows, check_moments: bool
 ) -> Tensor:
     out = torch.empty(len(rows.ids), state.weight.shape[1])
-    first_bad = _view(state, steps).gather(steps.step, rows.plan, out.numpy(), check_finite)
+    first_bad = _view(state, steps).gather(steps.step, rows.plan, out.numpy(), check_moments)
     if first_bad >= 0:
-        _check_finite(state, torch.tensor([first_bad]))
+        check_finite(state, torch.tensor([first_bad]))
     return out
 
 
@@ -148,7 +152,7 @@ def _native_flush(state: AdamState, steps: StepTable) -> None:
 
 
 def _triton_gather(
-    state: AdamState, steps: StepTable, rows: GatheredRows, check_finite: bool
+    state: AdamState, steps: StepTable, rows: GatheredRows, check_moments: bool
 ) -> Tensor:
     from . import deferred_adam_launch as launches
 
@@ -198,8 +202,11 @@ def _store(state: AdamState, ids: Tensor, rows: AdamState) -> None:
     state.exp_avg_sq[ids], state.stamp[ids] = rows.exp_avg_sq, rows.stamp
 
 
-def _check_finite(state: AdamState, ids: Tensor) -> None:
-    for name in ("weight", "exp_avg", "exp_avg_sq"):
+def check_finite(
+    state: AdamState, ids: Tensor, names: Sequence[str] = ("weight", *MOMENTS)
+) -> None:
+    """Raise FloatingPointError, naming row and tensor, where a row of `ids` is infinite or NaN."""
+    for name in names:
         found = first_non_finite(getattr(state, name)[ids])
         if found is not None:
             (row, column), value = found
@@ -210,11 +217,11 @@ def _check_finite(state: AdamState, ids: Tensor) -> None:
 
 
 def _reference_gather(
-    state: AdamState, steps: StepTable, rows: GatheredRows, check_finite: bool
+    state: AdamState, steps: StepTable, rows: GatheredRows, check_moments: bool
 ) -> Tensor:
     ids = rows.ids.unique()
-    if check_finite:
-        _check_finite(state, ids)
+    if check_moments:
+        check_finite(state, ids, MOMENTS)
     _store(state, ids, _reference_caught_up(state, steps, ids))
     return state.weight[rows.ids]
 

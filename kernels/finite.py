@@ -8,15 +8,27 @@ from torch import Tensor
 from .native import C
 
 
-def all_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether nothing in these floating-point tensors is infinite or NaN.
+class Finite:
+    """Whether nothing in floating-point tensors is infinite or NaN, asked again and again.
 
-    Any shapes, dtypes and devices; a GPU is waited for.
+    Any shapes, dtypes and devices; a GPU is waited for. What is prepared for tensors that stay in
+    place takes longer than looking at small ones.
     """
-    if all(_is_native(tensor) for tensor in tensors):
-        finite: bool = C.all_finite([tensor.detach().numpy() for tensor in tensors])
-        return finite
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        native = [tensor for tensor in tensors if _is_native(tensor)]
+        self._arrays = [tensor.detach().numpy() for tensor in native]
+        self._others = [tensor for tensor in tensors if not _is_native(tensor)]
+
+    def __bool__(self) -> bool:
+        return C.all_finite(self._arrays) and all(
+            bool(torch.isfinite(tensor).all()) for tensor in self._others
+        )
+
+
+def all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether nothing in these floating-point tensors is infinite or NaN; see `Finite`."""
+    return bool(Finite(tensors))
 
 
 def first_non_finite(tensor: Tensor) -> tuple[tuple[int, ...], float] | None:

@@ -299,6 +299,13 @@ def nearest(word: str, known: list[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+def as_yaml(config: Config) -> str:
+    """The configuration as `config.yaml` holds it, and `load_config` reads it."""
+    import yaml
+
+    return yaml.safe_dump(as_dict(config), sort_keys=False)
+
+
 def as_dict(config: Config) -> dict[str, Any]:
-    """The configuration as nested plain values, as `config.yaml` holds it."""
+    """The configuration as nested plain values."""
     return dataclasses.asdict(config)

@@ -1,6 +1,7 @@
 """DeferredAdam: dense Adam on an item table, at the cost of the rows that are touched."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -101,16 +102,13 @@ class DeferredAdam(torch.optim.Optimizer):
         """Up-to-date rows of `ids` (n,): (n, d), a leaf whose gradient `step` will use.
 
         Raises IndexError naming the first id outside [0, I), and NonFiniteError naming row and
-        tensor where the table or its moments are infinite or NaN (on the CPU).
+        moment where one is infinite or NaN (on the CPU).
         """
         rows = kernel.GatheredRows(ids, len(self._adam.weight))
-        try:
-            with torch.no_grad():
-                values = kernel.gather(
-                    self._adam, self._steps, rows, check_finite=True, backend=self._backend
-                )
-        except FloatingPointError as error:
-            raise NonFiniteError(f"step {self.steps_taken}: item table: {error}") from None
+        with torch.no_grad(), self._naming_the_step():
+            values = kernel.gather(
+                self._adam, self._steps, rows, check_moments=True, backend=self._backend
+            )
         values.requires_grad_()
         self._gathered.append(rows)
         self.param_groups[0]["params"].append(values)
@@ -127,7 +125,8 @@ class DeferredAdam(torch.optim.Optimizer):
         """One Adam step with the gradients of all rows gathered since `zero_grad`.
 
         Raises NonFiniteError naming the row, before anything is changed, where a gradient is
-        infinite or NaN (on the CPU; a GPU would have to be waited for).
+        infinite or NaN (on the CPU; a GPU would have to be waited for). Rows that are not finite
+        themselves are named first.
         """
         loss = None
         if closure is not None:
@@ -135,16 +134,35 @@ class DeferredAdam(torch.optim.Optimizer):
                 loss = closure()
         used = self._used()
         if used is not None and self._adam.weight.device.type == "cpu":
-            self._check_finite(*used)
+            self._check_gradients(*used)
         self._steps.advance(float(self.param_groups[0]["lr"]))
         if used is not None:
             kernel.update(self._adam, self._steps, *used, backend=self._backend)
         self._forget()
         return loss
 
-    def _check_finite(self, rows: kernel.GatheredRows, gradients: Tensor) -> None:
+    def check_rows(self) -> None:
+        """Raise NonFiniteError, naming the row, where one gathered since `zero_grad` is not finite.
+
+        For what is infinite or NaN elsewhere: was it the table? Not needed before `step`.
+        """
+        with self._naming_the_step():
+            for rows in self._gathered:
+                kernel.check_finite(self._adam, rows.ids)
+
+    @contextmanager
+    def _naming_the_step(self) -> Iterator[None]:
+        try:
+            yield
+        except FloatingPointError as error:
+            raise NonFiniteError(
+                f"step {self.steps_taken}: item table: {error}; nothing was updated"
+            ) from None
+
+    def _check_gradients(self, rows: kernel.GatheredRows, gradients: Tensor) -> None:
         if all_finite([gradients]):
             return
+        self.check_rows()
         found = first_non_finite(gradients)
         assert found is not None
         (occurrence, column), value = found

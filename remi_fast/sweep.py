@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 import statistics
 import subprocess
 import sys
@@ -14,10 +13,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from remi_fast import files
-from remi_fast.config import Config, as_dict, load_config
+from remi_fast.config import Config, as_dict, as_yaml, load_config
 from remi_fast.errors import ConfigError, RunFolderError
 
 Settings = dict[str, str]  # configuration key -> value, as on the command line
@@ -67,7 +64,7 @@ def check(config: Config, settings: Sequence[Settings]) -> None:
     """Raise ConfigError, before anything is made, for a key or value that is none."""
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "config.yaml"
-        base.write_text(yaml.safe_dump(as_dict(config)), encoding="utf-8")
+        base.write_text(as_yaml(config), encoding="utf-8")
         for each in settings:
             load_config(base, tuple(_options(each.items())))
 
@@ -103,13 +100,9 @@ class SweepFolder:
             return
         if path.exists():
             raise RunFolderError(f"{path}: exists and is no sweep; give another --out")
-        try:
-            path.mkdir(parents=True)
-        except OSError as error:
-            raise RunFolderError(f"{path}: cannot be made ({error.strerror})") from None
-        text = yaml.safe_dump(as_dict(config), sort_keys=False)
-        files.write_file(self.base, lambda p: p.write_text(text, encoding="utf-8"))
-        files.write_json(file, record)
+        with files.new_folder(path) as new:
+            (new / self.base.name).write_text(as_yaml(config), encoding="utf-8")
+            files.write_json(new / file.name, record)
 
     def trials(self, settings: Sequence[Settings], seeds: Sequence[int]) -> list[Trial]:
         """Every setting with every seed, all settings with the first seed first."""
@@ -123,8 +116,6 @@ class SweepFolder:
         """The result of a trial, which is trained (on) if need be, or the error it ended with."""
         if (finished := _result(trial)) is not None:
             return finished
-        if trial.folder.exists() and not (trial.folder / "data.json").exists():
-            shutil.rmtree(trial.folder)  # killed before it began
         words = ["--resume"]
         if not trial.folder.exists():
             words = [str(data), "--config", str(self.base), *_options(trial.settings)]

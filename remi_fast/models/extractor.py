@@ -1,11 +1,14 @@
 """What every model offers: a history in, interests and routing out."""
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 
 
-class Extractor(nn.Module):
+class Extractor(nn.Module, ABC):
     """Base of the interest extractors; `forward` is all that a new one has to have."""
 
+    @abstractmethod
     def forward(
         self, history: Tensor, length: Tensor, step: int | None = None
     ) -> tuple[Tensor, Tensor | None]:
@@ -16,7 +19,6 @@ class Extractor(nn.Module):
         (B, K, d) and routing (B, K, L), 0 on padding, which RR regularizes; None where an interest
         is not a mixture of the history's items.
         """
-        raise NotImplementedError
 
     def item_std(self, num_items: int) -> float | None:
         """Standard deviation of the initial item table (I, d); None is the usual sqrt(2 / d)."""

@@ -9,6 +9,11 @@ from remi_fast.kernels.negatives import sample_negatives
 from remi_fast.kernels.proposal import Proposal, log_uniform
 
 
+def needs_counts(loss: LossConfig) -> bool:
+    """Whether the sampler has to know how often each item occurs in training."""
+    return loss.sampler in ("popularity", "in-batch", "mixed")
+
+
 class Candidates:
     """`candidates(step, target)`: ids (N,) and log q (N,), up to a constant (None: all alike).
 
@@ -32,19 +37,15 @@ class Candidates:
 
         Raises DataError where it needs them and nothing was counted.
         """
-        self.num, self.num_items, self.seed, self.backend = (
-            loss.num_negatives,
-            num_items,
-            seed,
-            backend,
-        )
+        self.num, self.num_items = loss.num_negatives, num_items
+        self.seed, self.backend = seed, backend
         self.with_targets = loss.sampler in ("in-batch", "mixed")
         self.draws = loss.sampler != "in-batch"
         self._proposal: Proposal | None = None
         self._log_q: Tensor | None = None
         if loss.sampler == "log-uniform":
             self._proposal = log_uniform(num_items)
-        elif loss.sampler != "uniform":
+        elif needs_counts(loss):
             if counts is None or not counts[1:].any():
                 raise DataError(f"loss.sampler {loss.sampler!r}: got no counts of the items")
             alpha = loss.sampler_alpha if loss.sampler == "popularity" else 1.0

@@ -11,10 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from remi_fast import files
-from remi_fast.config import Config, as_dict, load_config
+from remi_fast.config import Config, as_yaml, load_config
 from remi_fast.data.dataset import Dataset
 from remi_fast.errors import CorruptFileError, RunFolderError
 
@@ -49,7 +47,7 @@ class RunFolder:
         with files.new_folder(path) as new:
             run = cls(new)
             run.last.parent.mkdir()
-            text = yaml.safe_dump(as_dict(config), sort_keys=False)
+            text = as_yaml(config)
             files.write_file(run.config_file, lambda p: p.write_text(text, encoding="utf-8"))
             files.write_json(new / "env.json", environment())
             yield run

@@ -1,7 +1,6 @@
 """One training step: ids in, loss out, tables updated."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from remi_fast.config import Config
 from remi_fast.errors import NonFiniteError
-from remi_fast.kernels.finite import all_finite, first_non_finite
+from remi_fast.kernels.finite import Finite, all_finite, first_non_finite
 from remi_fast.kernels.multi_interest_ihn_loss import multi_interest_ihn_loss_rows
 from remi_fast.losses import total_loss
 from remi_fast.models.recommender import MultiInterestModel
@@ -41,6 +40,9 @@ class TrainingStep:
         )
         self.table_optimizer = DeferredAdam(model.table, lr=lr, backend=backend)
         self.dense_optimizer = torch.optim.Adam(model.extractor.parameters(), lr=lr, fused=True)
+        self._weights = dict(model.extractor.named_parameters())
+        self._lasting: Finite | None = None
+        self.dense_optimizer.register_load_state_dict_post_hook(lambda _: self._forget_lasting())
 
     def __call__(self, step: int, history: Tensor, length: Tensor, target: Tensor) -> StepLoss:
         """Train on one batch: history (B, L), length (B,), target (B,), any integer dtype.
@@ -76,7 +78,8 @@ class TrainingStep:
         mean_rr = 0.0 if rr is None else rr.mean().item()
         result = StepLoss(total.item(), ihn.mean().item(), mean_rr)
         if not math.isfinite(result.total):
-            self._check_dense(step)  # the cause, perhaps
+            self.table_optimizer.check_rows()  # the cause, perhaps
+            self._check_dense(step)
             raise NonFiniteError(
                 f"step {step}: the loss is {result.total} (ihn {result.ihn}, rr {result.rr}; "
                 f"{_first_sample(ihn, rr)}), expected a finite number; nothing was updated. "
@@ -85,6 +88,8 @@ class TrainingStep:
         total.backward()
         self._check_dense(step)
         self.table_optimizer.step()  # checks its rows and their gradients itself
+        if not self.dense_optimizer.state:
+            self._forget_lasting()  # the moments come with the first step
         self.dense_optimizer.step()
         self.table_optimizer.zero_grad()
         self.dense_optimizer.zero_grad()
@@ -92,30 +97,34 @@ class TrainingStep:
 
     def _check_dense(self, step: int) -> None:
         """Raise NonFiniteError unless dense weights, gradients and Adam's state are finite."""
-        tensors = list(self._dense_tensors())
-        if all_finite([tensor for _, _, tensor in tensors]):
+        gradients = {n: w.grad for n, w in self._weights.items() if w.grad is not None}
+        if self._lasting is None:
+            self._lasting = Finite(list(self._lasting_tensors().values()))
+        if self._lasting and all_finite(list(gradients.values())):
             return
-        for what, name, tensor in tensors:
+        self.table_optimizer.check_rows()  # what is wrong there shows here, too
+        made = {f"gradient of {name}": gradient for name, gradient in gradients.items()}
+        for name, tensor in (self._lasting_tensors() | made).items():  # causes first
             if (found := first_non_finite(tensor)) is not None:
                 index, value = found
                 raise NonFiniteError(
-                    f"step {step}: extractor: {what} {name}: got {value} in row {index[0]}, "
+                    f"step {step}: extractor: {name}: got {value} in row {index[0]}, "
                     f"column {index[-1]}, expected finite numbers; nothing was updated. "
                     "Try a smaller optim.lr"
                 )
 
-    def _dense_tensors(self) -> Iterator[tuple[str, str, Tensor]]:
-        """What is checked; a gradient, which shows what is wrong elsewhere too, comes last."""
-        weights = list(self.model.extractor.named_parameters())
-        for name, weight in weights:
-            yield "weight", name, weight
-            state = self.dense_optimizer.state.get(weight, {})
+    def _forget_lasting(self) -> None:
+        self._lasting = None
+
+    def _lasting_tensors(self) -> dict[str, Tensor]:
+        """Dense weights and moments: they are updated in place."""
+        tensors: dict[str, Tensor] = {}
+        for name, weight in self._weights.items():
+            tensors[f"weight {name}"] = weight
             for moment in ("exp_avg", "exp_avg_sq"):
-                if moment in state:
-                    yield f"{moment} of", name, state[moment]
-        for name, weight in weights:
-            if weight.grad is not None:
-                yield "gradient of", name, weight.grad
+                if weight in self.dense_optimizer.state:
+                    tensors[f"{moment} of {name}"] = self.dense_optimizer.state[weight][moment]
+        return tensors
 
 
 def _first_sample(ihn: Tensor, rr: Tensor | None) -> str:

@@ -22,6 +22,7 @@ from remi_fast.kernels.native import C
 from remi_fast.models.recommender import MultiInterestModel, make_model
 from remi_fast.retrieval.evaluate import evaluate
 from remi_fast.training import checkpoint, popularity
+from remi_fast.training.candidates import needs_counts
 from remi_fast.training.diagnostics import diagnose
 from remi_fast.training.popularity import training_counts
 from remi_fast.training.progress import TrainingProgress
@@ -50,9 +51,7 @@ class Trainer:
         self._mean = _RunningMean()
 
     def _counts(self) -> Tensor | None:
-        if self.config.loss.sampler in ("uniform", "log-uniform"):
-            return None
-        return training_counts(self.dataset)
+        return training_counts(self.dataset) if needs_counts(self.config.loss) else None
 
     def restore(self) -> None:
         """Continue from the last checkpoint; from the start if there is none yet."""
