@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from remi_fast import files
+from remi_fast.api import open_data
 from remi_fast.config import Config, as_dict, as_yaml, load_config
 from remi_fast.errors import ConfigError, RunFolderError
 
@@ -103,6 +104,11 @@ class SweepFolder:
         with files.new_folder(path) as new:
             (new / self.base.name).write_text(as_yaml(config), encoding="utf-8")
             files.write_json(new / file.name, record)
+
+    def prepared(self, data: str) -> Path:
+        """The folder of prepared data, made once for all runs where it is none yet."""
+        own = self.path / "data"
+        return open_data(own if own.exists() else data, own).path
 
     def trials(self, settings: Sequence[Settings], seeds: Sequence[int]) -> list[Trial]:
         """Every setting with every seed, all settings with the first seed first."""

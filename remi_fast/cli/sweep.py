@@ -69,7 +69,7 @@ def run(arguments: Any) -> int:
     sweep.check(config, settings)
     folder = sweep.SweepFolder(Path(arguments.out), config, str(Path(arguments.data)))
     todo = folder.trials(settings, arguments.seeds)
-    data = _prepared(arguments.data, folder.path / "data")
+    data = folder.prepared(arguments.data)
     done, failed = [], 0
     for trial, outcome in sweep.train_all(folder, todo, data, jobs=arguments.jobs):
         if isinstance(outcome, str):
@@ -93,13 +93,6 @@ def _lines(arguments: Any, config: "Config") -> list[str]:
             "expected both above 0: they are what is left out"
         )
     return [f"loss.beta=0,{beta:g}", f"loss.rr_lambda=0,{rr_lambda:g}", *arguments.grid]
-
-
-def _prepared(data: str, own: Path) -> Path:
-    """The folder of prepared data, made once for all runs where it is none yet."""
-    from remi_fast import api
-
-    return api.open_data(own if own.exists() else data, own).path
 
 
 def _show(done: list[tuple["Trial", dict[str, Any]]], out: Path, as_json: bool) -> None:
