@@ -18,7 +18,7 @@ def capsule_routing(
     """See `kernels.reference.capsule_routing` for shapes and formula; three iterations.
 
     "native": votes that the interests share are never repeated for each of them, which is faster
-    than the formula; for votes of each interest's own it is as fast (bench_capsule_routing.py).
+    than the formula; for votes of each interest's own it is not (bench_capsule_routing.py).
     """
     implementation = choose(
         "capsule_routing",

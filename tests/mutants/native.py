@@ -80,8 +80,8 @@ UPDATING = group(
      "std::memcpy(out + o * dim"),
     ("a moment is not looked at",
      f"{NON_FINITE}nothing_is_updated_and_the_place_is_named[in_a_moment-native]",
-     "all_finite(m, dim) && all_finite(v, dim)",
-     "all_finite(weight, dim)"),
+     "all_finite(m, v, dim)",
+     "all_finite(weight, weight, dim)"),
     ("the stamp of the step before", AGAIN,
      "table.stamp[row] = static_cast<int32_t>(t);",
      "table.stamp[row] = static_cast<int32_t>(t - 1);"),
@@ -200,14 +200,14 @@ RANDOM = [
 FINITE = group(
     "csrc/finite.cpp",
     ("infinity is finite", ELEMENTS,
-     "return largest < 0x7f800000u;",
-     "return largest <= 0x7f800000u;"),
+     "kInfinity = 0x7f800000u",
+     "kInfinity = 0x7f800001u"),
     ("the last element is not looked at", ELEMENTS,
-     "for (int64_t i = 0; i < n; ++i) {",
-     "for (int64_t i = 0; i + 1 < n; ++i) {"),
+     "i < n; ++i) largest = larger(largest, magnitude",
+     "i + 1 < n; ++i) largest = larger(largest, magnitude"),
     ("negative infinity is small", ELEMENTS,
-     "bits &= 0x7fffffffu;",
-     "bits = bits >> 31 ? 0 : bits;"),
+     "return bits & 0x7fffffffu;",
+     "return bits >> 31 ? 0 : bits;"),
 )  # fmt: skip
 
 EXTRACTING = group(

@@ -154,6 +154,19 @@ def test_nothing_is_updated_and_the_place_is_named(place, backend, at_scale):
             assert torch.equal(a, b)
 
 
+def test_moments_that_were_loaded_are_looked_at():
+    """They are other tensors than those that were looked at before."""
+    training_step = make("native", 4)
+    dense = training_step.dense_optimizer
+    dense.load_state_dict(dense.state_dict())
+    weight = training_step.model.extractor.w2
+    dense.state[weight]["exp_avg"] = dense.state[weight]["exp_avg"].clone()
+    dense.load_state_dict(dense.state_dict())
+    dense.state[weight]["exp_avg"][1, 0] = torch.nan
+    with pytest.raises(NonFiniteError, match="step 4: extractor: exp_avg of w2: got nan in row 1"):
+        training_step(4, *batch(4))
+
+
 def train(dataset, run):
     config = Config(
         model=ModelConfig(dim=8, num_interests=2, max_history=5),
