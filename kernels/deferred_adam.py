@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from . import reference
+from .checks import check_ids
 from .deferred_adam_state import AdamState, StepTable
 from .dispatch import choose
 from .finite import first_non_finite
@@ -39,8 +40,7 @@ class GatheredRows:
         On the CPU an id outside raises IndexError, which names the first. A GPU would have to be
         waited for: there its rows are NaN, and its gradients are dropped.
         """
-        if ids.dtype not in (torch.int32, torch.int64):
-            raise TypeError(f"ids: got {ids.dtype}, expected int32 or int64")
+        check_ids("ids", ids, ids.device)
         if num_rows >= 2**31:
             raise ValueError(f"num_rows: got {num_rows}, expected fewer than 2^31")
         self.ids = ids.detach().reshape(-1).to(torch.int64).contiguous()

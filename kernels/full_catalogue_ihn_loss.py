@@ -12,6 +12,7 @@ from .multi_interest_ihn_loss import (
     check_interests,
     check_table,
     multi_interest_ihn_loss_rows,
+    rows_of,
     run_backend,
 )
 
@@ -41,7 +42,7 @@ def full_catalogue_ihn_loss(
     def in_parts(name: str) -> Losses:
         return multi_interest_ihn_loss_rows(
             interests,
-            torch.nn.functional.embedding(target_ids, item_table),
+            rows_of("target_ids", target_ids, item_table),
             item_table[1:],
             routing,
             target_ids=target_ids,

@@ -4,7 +4,6 @@ The formula is `reference.ihn_loss`; `multi_interest_ihn_loss_native.py` has it 
 `ihn_loss_tiled.py` tile by tile in PyTorch, `ihn_loss_triton.py` in Triton.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import ihn_loss_tiled, multi_interest_ihn_loss_native, reference
+from .checks import check_tensor, check_weight
 from .dispatch import choose, full_precision
 
 MAX_TRITON_DIM = 256
@@ -32,13 +32,16 @@ def ihn_loss(
     backend: str = "auto",
 ) -> Tensor:
     """See `remi_fast.functional.ihn_loss`."""
-    if query.ndim != 2 or not query.is_floating_point():
-        raise ValueError(
-            f"query: got {tuple(query.shape)} {query.dtype}, expected (B, d) of a floating dtype"
-        )
+    for name, vectors in (("query", query), ("target", target), ("negatives", negatives)):
+        check_tensor(name, vectors)
+        if vectors.ndim != 2 or not vectors.is_floating_point():
+            raise ValueError(
+                f"{name}: got {tuple(vectors.shape)} {vectors.dtype}, "
+                "expected (n, d) of a floating dtype"
+            )
     rows, dim = query.shape
-    vectors = {"target": (target, (rows, dim)), "negatives": (negatives, (len(negatives), dim))}
-    check("query", query, vectors, same_dtype=True)
+    others = {"target": (target, (rows, dim)), "negatives": (negatives, (len(negatives), dim))}
+    check("query", query, others, same_dtype=True)
     options: dict[str, Any] = {
         "beta": beta,
         "detach_weights": detach_weights,
@@ -80,6 +83,8 @@ def check(
     for name, (tensor, shape) in expected.items():
         if tensor is None:
             continue
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}: got {type(tensor).__name__}, expected a tensor")
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected {shape}")
         if tensor.device != like.device:
@@ -113,8 +118,10 @@ def check_options(
         "negative_ids": (negative_ids, (num_negatives,)),
     }
     check("query", query, vectors)
-    if not 0 <= beta < math.inf:
-        raise ValueError(f"beta: got {beta}, expected a finite number >= 0")
+    for name, ids in (("target_ids", target_ids), ("negative_ids", negative_ids)):
+        if ids is not None and (ids.is_floating_point() or ids.dtype == torch.bool):
+            raise ValueError(f"{name}: got {ids.dtype}, expected integers")
+    check_weight("beta", beta)
     if num_negatives >= 2**31:
         raise ValueError(f"negatives: got {num_negatives}, expected fewer than 2^31")
     if (target_ids is None) != (negative_ids is None):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from . import multi_interest_ihn_loss_native as native
+from .checks import check_inside, check_tensor
 from .dispatch import choose, full_precision
 from .ihn_loss import check, check_options, ihn_loss, too_wide, widened
 from .negatives import sample_negatives
@@ -95,11 +96,10 @@ def multi_interest_ihn_loss(
             ids = sample_negatives(
                 num_negatives, len(item_table), seed=seed, step=step, device=item_table.device
             )
-        embed = torch.nn.functional.embedding
         return multi_interest_ihn_loss_rows(
             interests,
-            embed(target_ids, item_table, sparse=sparse),
-            embed(ids, item_table, sparse=sparse),
+            rows_of("target_ids", target_ids, item_table, sparse=sparse),
+            rows_of("negative_ids", ids, item_table, sparse=sparse),
             routing,
             target_ids=target_ids if mask_hits else None,
             negative_ids=ids if mask_hits else None,
@@ -131,8 +131,18 @@ def run_backend(
     return losses
 
 
+def rows_of(name: str, ids: Tensor, item_table: Tensor, *, sparse: bool = False) -> Tensor:
+    """Rows of the table; IndexError naming the first id outside of it (on the CPU)."""
+    try:
+        return torch.nn.functional.embedding(ids, item_table, sparse=sparse)
+    except IndexError:
+        check_inside(name, ids, len(item_table))
+        raise
+
+
 def check_interests(interests: Tensor, routing: Tensor | None) -> tuple[int, int]:
     """Raise ValueError unless interests are (B, K, d) and routing is (B, K, L); return B, d."""
+    check_tensor("interests", interests)
     if interests.ndim != 3 or interests.shape[1] == 0 or not interests.is_floating_point():
         raise ValueError(
             f"interests: got {tuple(interests.shape)} {interests.dtype}, "
@@ -140,8 +150,12 @@ def check_interests(interests: Tensor, routing: Tensor | None) -> tuple[int, int
         )
     batch, num_interests, dim = interests.shape
     if routing is not None:
-        if routing.ndim != 3:
-            raise ValueError(f"routing: got shape {tuple(routing.shape)}, expected (B, K, L)")
+        check_tensor("routing", routing)
+        if routing.ndim != 3 or not routing.is_floating_point():
+            raise ValueError(
+                f"routing: got shape {tuple(routing.shape)} {routing.dtype}, "
+                "expected (B, K, L) of a floating dtype"
+            )
         shape = (batch, num_interests, routing.shape[2])
         check("interests", interests, {"routing": (routing, shape)})
     return batch, dim
@@ -150,6 +164,7 @@ def check_interests(interests: Tensor, routing: Tensor | None) -> tuple[int, int
 def check_table(interests: Tensor, target_ids: Tensor, item_table: Tensor) -> None:
     """Raise ValueError unless item_table is (I, d) and target_ids are (B,) integers."""
     batch, _, dim = interests.shape
+    check_tensor("item_table", item_table)
     if item_table.ndim != 2 or len(item_table) == 0:
         raise ValueError(
             f"item_table: got shape {tuple(item_table.shape)}, expected (I, {dim}), I >= 1"
@@ -162,6 +177,7 @@ def check_table(interests: Tensor, target_ids: Tensor, item_table: Tensor) -> No
 
 def check_ids(name: str, ids: Tensor, like: Tensor) -> None:
     """Raise ValueError unless ids are a vector of int32 or int64 on the device of `like`."""
+    check_tensor(name, ids)
     if ids.ndim != 1 or ids.dtype not in (torch.int32, torch.int64):
         raise ValueError(
             f"{name}: got {tuple(ids.shape)} {ids.dtype}, expected (n,) of int32 or int64"

@@ -13,6 +13,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from .checks import check_whole
+
 # The third word of the counter: what a number is used for. csrc/philox.hpp has the same list.
 USERS: Final = 0
 TARGETS: Final = 1
@@ -62,13 +64,15 @@ def philox(counter: npt.ArrayLike, key: npt.ArrayLike) -> Words:
 
 
 def check_word(name: str, value: int) -> None:
-    """Raises ValueError unless `value` fits in one 32-bit counter word."""
+    """Raises ValueError unless `value` fits in one 32-bit counter word, TypeError if no integer."""
+    check_whole(name, value)
     if not 0 <= value < 2**32:
         raise ValueError(f"{name} must be in [0, 2^32), got {value}")
 
 
 def seed_key(seed: int) -> tuple[int, int]:
     """The Philox key of a seed in [0, 2^64): its low and its high word."""
+    check_whole("seed", seed)
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must be in [0, 2^64), got {seed}")
     return seed & 0xFFFFFFFF, seed >> 32

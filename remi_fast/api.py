@@ -26,14 +26,18 @@ def train(data: str | Path, out: str | Path, config: Config | None = None) -> di
         The contents of result.json; {"interrupted": True, "step": n} after Ctrl-C.
 
     Raises:
-        RunFolderError: `out` exists. DataError, CorruptFileError: the data cannot be used; no
-        run folder is left behind then. NonFiniteError: the loss stopped being finite.
-        StorageError: the disk is full or failed; once it is well, `resume` goes on.
+        RunFolderError: `out` exists. DataError, CorruptFileError, ConfigError: data or settings
+        cannot be used; no run folder is left behind then. NonFiniteError: the loss stopped being
+        finite. StorageError: the disk is full or failed; once it is well, `resume` goes on.
     """
-    config = config or Config()
+    config = Config() if config is None else config
+    if not isinstance(config, Config):
+        raise TypeError(f"config: got {config!r:.100}, expected a remi_fast.Config")
     run = RunFolder(Path(out))
     with RunFolder.create(run.path, config) as new:
-        new.record_data(open_data(data, new.path / "data"))
+        dataset = open_data(data, new.path / "data")
+        trainer.check(dataset, config)
+        new.record_data(dataset)
     with run.training():
         return trainer.start(Dataset.open(run.data()[0], verify=False), run, config)
 

@@ -5,13 +5,13 @@ are the published settings of REMI (RecSys 2023).
 """
 
 import dataclasses
-import difflib
 import re
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from remi_fast.errors import ConfigError
+from remi_fast.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PRESETS = Path(__file__).parent / "presets"
 _MAX_CONFIG = 64 << 10  # bytes of a configuration file; all keys take a few KB
 _MAX_SCALAR = 1000  # characters of a value
+_EXPECTED = {int: "a whole number", float: "a number", bool: "true or false"}
 DEMO = "demo"  # name of the generated dataset, and of the preset that goes with it
 
 
@@ -40,9 +41,9 @@ class ModelConfig:
     max_history: int = 20
 
     def __post_init__(self) -> None:
-        _at_least("model.dim", self.dim, 1)
-        _at_least("model.num_interests", self.num_interests, 1)
-        _at_least("model.max_history", self.max_history, 1)
+        _check_types("model", self)
+        for name in ("dim", "num_interests", "max_history"):
+            _at_least(f"model.{name}", getattr(self, name), 1, 2**31)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +71,10 @@ class LossConfig:
     detach_weights: bool = False
 
     def __post_init__(self) -> None:
+        _check_types("loss", self)
         _at_least("loss.beta", self.beta, 0)
         _at_least("loss.rr_lambda", self.rr_lambda, 0)
-        _at_least("loss.num_negatives", self.num_negatives, 1)
+        _at_least("loss.num_negatives", self.num_negatives, 1, 2**31)
         _at_least("loss.sampler_alpha", self.sampler_alpha, 0)
 
 
@@ -87,6 +89,7 @@ class OptimConfig:
     lr: float = 1e-3
 
     def __post_init__(self) -> None:
+        _check_types("optim", self)
         _at_least("optim.lr", self.lr, 0)
 
 
@@ -128,14 +131,14 @@ class TrainConfig:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "steps", "eval_every", "patience", "min_history"):
-            _at_least(f"train.{name}", getattr(self, name), 1)
-        for name in ("eval_users", "checkpoint_every", "seed", "threads"):
-            _at_least(f"train.{name}", getattr(self, name), 0)
-        for name, bound in (("seed", 2**63), ("steps", 2**31 - 1)):
-            if getattr(self, name) >= bound:
-                got = getattr(self, name)
-                raise ConfigError(f"train.{name}: got {got}, expected less than {bound}")
+        _check_types("train", self)
+        for name in ("batch_size", "eval_every", "patience", "min_history"):
+            _at_least(f"train.{name}", getattr(self, name), 1, 2**31)
+        _at_least("train.steps", self.steps, 1, 2**31 - 1)
+        for name in ("eval_users", "checkpoint_every"):
+            _at_least(f"train.{name}", getattr(self, name), 0, 2**31)
+        _at_least("train.seed", self.seed, 0)
+        _at_least("train.threads", self.threads, 0, 1025)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,11 +157,31 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self) -> None:
+        for each in dataclasses.fields(self):
+            got, kind = getattr(self, each.name), cast(Any, each.type)
+            if not isinstance(got, kind):
+                raise ConfigError(f"{each.name}: got {got!r:.100}, expected a {kind.__name__}")
 
-def _at_least(key: str, value: float, least: float) -> None:
-    if not least <= value < 2**63:
+
+def _check_types(section: str, config: Any) -> None:
+    for each in dataclasses.fields(config):
+        value, kind = getattr(config, each.name), cast(Any, each.type)
+        if kind in _EXPECTED:
+            kinds = (int, float) if kind is float else (kind,)
+            fits = isinstance(value, kinds) and isinstance(value, bool) == (kind is bool)
+        else:
+            fits = value in get_args(kind)
+        if not fits:
+            expected = _EXPECTED.get(kind) or f"one of {', '.join(get_args(kind))}"
+            raise ConfigError(f"{section}.{each.name}: got {value!r}, expected {expected}")
+
+
+def _at_least(key: str, value: float, least: float, end: int = 2**63) -> None:
+    if not least <= value < end:
+        most = "2^63" if end == 2**63 else end
         raise ConfigError(
-            f"{key}: got {value}, expected a finite number >= {least} and less than 2^63"
+            f"{key}: got {value}, expected a finite number >= {least} and less than {most}"
         )
 
 
@@ -187,13 +210,24 @@ def load_config(file: Path, options: tuple[str, ...] = ()) -> Config:
 
     Raises ConfigError naming file or key, what was got and what was expected.
     """
+    check_config_file(file)
+    parser = _file_parser()
+    words = ["--config", str(file)]
+    try:
+        config = config_from_namespace(parse(parser, words))
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
+    return config_from_namespace(parse(parser, [*words, *options])) if options else config
+
+
+@cache
+def _file_parser() -> "ArgumentParser":
     from jsonargparse import ActionConfigFile, ArgumentParser
 
-    check_config_file(file)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action=ActionConfigFile)
     add_config_arguments(parser)
-    return config_from_namespace(parse(parser, ["--config", str(file), *options]))
+    return parser
 
 
 def check_config_file(file: Path) -> None:
@@ -239,14 +273,18 @@ def check_config_file(file: Path) -> None:
 
 def _pairs(file: Path, node: Any, name: str) -> dict[str, Any]:
     """The keys and value nodes of a YAML mapping."""
-    if getattr(node, "id", None) != "mapping":
-        what = "nothing" if node is None else repr(node.value)[:100]
-        raise ConfigError(f"{file}: {name}: got {what}, expected a mapping of keys to values")
+    if node is None or node.id != "mapping":
+        value = node.value if node else ""
+        what = "a list" if isinstance(value, list) else f"{value!r:.100}" if value else "nothing"
+        raise ConfigError(
+            f"{file}: {name}: got {what}, expected a mapping of keys to values, "
+            "such as loss: {beta: 1}"
+        )
     pairs: dict[str, Any] = {}
     for key, value in node.value:
         if not isinstance(key.value, str) or key.value in pairs:
             raise ConfigError(
-                f"{file}:{key.start_mark.line + 1}: got the key {key.value!r:.100} twice, or "
+                f"{file}:{key.start_mark.line + 1}: got the key {str(key.value)!r:.100} twice, or "
                 "not as text, expected every key once"
             )
         pairs[key.value] = value
@@ -262,7 +300,19 @@ def parse(parser: "ArgumentParser", arguments: list[str]) -> Any:
     except (ArgumentError, TypeError, ValueError) as error:
         message = " ".join(str(error).split())
         known = [option.lstrip("-") for a in parser._actions for option in a.option_strings]
-        raise ConfigError(message + _nearest_key(message, known)) from None
+        raise ConfigError(_in_our_words(message) + _nearest_key(message, known)) from None
+
+
+def _in_our_words(message: str) -> str:
+    """jsonargparse's message on a value of another type, as `_check_types` has it."""
+    found = re.match(r'Parser key "([\w.]+)".*?: Expected an? (.+?)\. Got value: ?(.*)', message)
+    if not found:
+        return message
+    key, expected, got = found.groups()
+    expected = re.sub(r"typing\.Literal\[(.*)\]", r"one of \1", expected).replace("'", "")
+    for kind, words in _EXPECTED.items():
+        expected = expected.replace(f"<class {kind.__name__}>", words)
+    return f"{key}: got {got or 'nothing'}, expected {expected}"
 
 
 def config_from_namespace(namespace: Any) -> Config:
@@ -291,12 +341,6 @@ def _nearest_key(message: str, known: list[str]) -> str:
     if unknown:
         return nearest(".".join(part for part in unknown.groups() if part), known)
     return ""
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """ "; did you mean X?" for the nearest of the known words, or nothing."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def as_yaml(config: Config) -> str:

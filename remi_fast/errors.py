@@ -1,5 +1,12 @@
 """The errors a user of remi-fast can meet. Each message says what was got, expected, and where."""
 
+import difflib
+import reprlib
+from collections.abc import Iterable
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
 
 class RemiFastError(Exception):
     """Base of every error raised on purpose by remi-fast; the CLI prints it without a traceback."""
@@ -30,3 +37,21 @@ class RunFolderError(RemiFastError):
 
 class NonFiniteError(RemiFastError, ArithmeticError):
     """A loss or gradient that is not finite; raised before any parameter was updated."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """ "; did you mean X?" for the nearest of the known words, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def shown(value: object) -> str:
+    """`repr`, but on one line and of bounded length, whatever a file holds."""
+    return " ".join(_SHORT.repr(value).split())
+
+
+def listed(names: Iterable[str], most: int = 20) -> str:
+    """The names, for an error: "none", or the first of them where there are too many to read."""
+    names = list(names)
+    more = f", ... ({len(names)} in all)" if len(names) > most else ""
+    return (", ".join(shown(name) for name in names[:most]) or "none") + more

@@ -8,7 +8,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -84,16 +84,18 @@ def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary sibling of `path`; it becomes `path` when the block ends without error.
 
     replace: where `path` is a folder already, it is moved aside first and removed last, so that one
-    whole version always stands (see `standing`). Otherwise `path` must not exist.
+    whole version always stands (see `standing`). Otherwise `path` must not exist. After an error
+    nothing is left, not even the parents that were made for it.
     """
     temporary = _temporary(path)
     with storing(path):
+        parents = [parent for parent in path.parents if not parent.exists()]
         for left in path.parent.glob(f".{glob.escape(path.name)}.tmp-*"):
             if _is_abandoned(left):
                 shutil.rmtree(left, ignore_errors=True)
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
         try:
+            temporary.mkdir(parents=True)
             with locked(temporary):
                 yield temporary
                 for file in temporary.rglob("*"):
@@ -102,6 +104,8 @@ def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
                 _put(temporary, path, replace)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+            if not path.exists():
+                _remove_empty(parents)
 
 
 def _put(temporary: Path, path: Path, replace: bool) -> None:
@@ -143,6 +147,12 @@ def remove_temporaries(folder: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
         else:
             left.unlink(missing_ok=True)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    with suppress(OSError):  # it was not made, or another process uses it
+        for folder in folders:
+            folder.rmdir()
 
 
 def _temporary(path: Path) -> Path:

@@ -8,12 +8,15 @@ float32, and their losses are float32. Under autocast "triton" multiplies in aut
 others in float32. On a GPU "triton" never waits for the device and can be captured in a CUDA graph;
 it gives a NaN loss where torch's own indexing would stop the GPU: at an id outside the table. It
 works under torch.compile without a graph break, activation checkpointing and DDP. Only "reference"
-has second derivatives; the others raise RuntimeError.
+has second derivatives; the others raise RuntimeError. An empty batch has losses (0,), no negatives
+are losses of 0, and NaN or infinity in a vector gives a loss that is not finite. An argument of
+another type, such as a list for a tensor, is a TypeError that names it.
 """
 
 import torch
 from torch import Tensor
 
+from remi_fast.kernels.checks import check_tensor
 from remi_fast.kernels.full_catalogue_ihn_loss import (
     full_catalogue_ihn_loss as _full_catalogue_ihn_loss,
 )
@@ -62,7 +65,7 @@ def ihn_loss(
         query: (B, d) user vectors, any floating dtype.
         target: (B, d) vectors of the positive items.
         negatives: (N, d) vectors of the negatives, shared by the batch.
-        beta: hardness, >= 0.
+        beta: hardness, >= 0. "reference" loses digits of float32 from about 100 on, others do not.
         detach_weights: treat the importance weights as constants.
         log_q: (N,) log-probability of each negative under the proposal; None is uniform.
         target_log_q: (B,) subtracted from the target's score (the logQ correction). Both log q are
@@ -211,11 +214,13 @@ def routing_regularizer(routing: Tensor, dim: int) -> Tensor:
         (B,).
 
     Raises:
-        ValueError: if `routing` is not (B, K, L) or `dim` < 1.
+        ValueError: if `routing` is not (B, K, L) of a floating dtype or `dim` < 1.
     """
-    if routing.ndim != 3 or dim < 1:
+    check_tensor("routing", routing)
+    if routing.ndim != 3 or not routing.is_floating_point() or dim < 1:
         raise ValueError(
-            f"got routing of shape {tuple(routing.shape)}, dim {dim}; expected (B, K, L), dim >= 1"
+            f"got routing of shape {tuple(routing.shape)} {routing.dtype}, dim {dim}; "
+            "expected (B, K, L) of a floating dtype, dim >= 1"
         )
     return _routing_regularizer(routing, dim)
 

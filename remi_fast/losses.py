@@ -1,10 +1,9 @@
 """The REMI loss as a module, and the one place where its two parts are added up."""
 
-import math
-
 from torch import Tensor, nn
 
 import remi_fast.functional as F
+from remi_fast.kernels.checks import check_weight, check_whole
 
 PUBLISHED_BATCH = 128  # the published code sums RR over a batch of 128 instead of averaging it
 
@@ -50,14 +49,16 @@ class REMILoss(nn.Module):
             num_negatives, seed: draw that many negatives for the `step` of each call, the same
                 ids as `functional.sample_negatives`; None takes the ids from the call.
 
-        Raises ValueError naming the argument that is out of range.
+        Raises ValueError or TypeError naming the argument that is out of range or no number.
         """
         super().__init__()
-        for name, value in (("beta", beta), ("rr_lambda", rr_lambda)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name}: got {value}, expected a finite number >= 0")
-        if num_negatives is not None and num_negatives < 1:
-            raise ValueError(f"num_negatives: got {num_negatives}, expected 1 or more, or None")
+        check_weight("beta", beta)
+        check_weight("rr_lambda", rr_lambda)
+        if num_negatives is not None:
+            check_whole("num_negatives", num_negatives)
+            if num_negatives < 1:
+                raise ValueError(f"num_negatives: got {num_negatives}, expected 1 or more, or None")
+        check_whole("seed", seed)
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed: got {seed}, expected 64 bits")
         self.beta = beta
@@ -79,7 +80,7 @@ class REMILoss(nn.Module):
         *,
         step: int | Tensor | None = None,
     ) -> Tensor:
-        """The loss of a batch, a scalar.
+        """The loss of a batch, a scalar; NaN, as every mean of nothing, for an empty batch.
 
         Args:
             interests: (B, K, d).

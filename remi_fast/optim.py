@@ -1,7 +1,9 @@
 """DeferredAdam: dense Adam on an item table, at the cost of the rows that are touched."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from remi_fast.errors import NonFiniteError
 from remi_fast.kernels import deferred_adam as kernel
+from remi_fast.kernels.checks import check_ids, check_tensor
 from remi_fast.kernels.finite import all_finite, first_non_finite
 from remi_fast.kernels.memory import table_zeros
 from remi_fast.models.item_table import ItemTable
@@ -55,12 +58,16 @@ class DeferredAdam(torch.optim.Optimizer):
         *,
         backend: str = "auto",
     ) -> None:
-        """Attach to `table`. Raises ValueError for values outside lr >= 0, 0 <= beta1 < 1,
-        0 < beta2 < 1, eps > 0, weight_decay 0, or a table that has an optimizer already."""
-        if not lr >= 0 or not 0 <= betas[0] < 1 or not 0 < betas[1] < 1 or not eps > 0:
+        """Attach to `table`. Raises TypeError if it is no ItemTable, and ValueError for values
+        outside 0 <= lr < inf, 0 <= beta1 < 1, 0 < beta2 < 1, eps > 0, weight_decay 0, or a table
+        that has an optimizer already."""
+        if not isinstance(table, ItemTable):
+            raise TypeError(f"table: got {type(table).__name__}, expected an ItemTable")
+        beta1, beta2 = betas
+        if not (0 <= lr < math.inf and 0 <= beta1 < 1 and 0 < beta2 < 1 and 0 < eps < math.inf):
             raise ValueError(
                 f"got lr {lr}, betas {betas}, eps {eps}; "
-                "expected lr >= 0, 0 <= beta1 < 1, 0 < beta2 < 1, eps > 0"
+                "expected lr >= 0, 0 <= beta1 < 1, 0 < beta2 < 1, eps > 0, all finite"
             )
         if weight_decay != 0:
             raise ValueError(
@@ -101,9 +108,11 @@ class DeferredAdam(torch.optim.Optimizer):
     def gather(self, ids: Tensor) -> Tensor:
         """Up-to-date rows of `ids` (n,): (n, d), a leaf whose gradient `step` will use.
 
-        Raises IndexError naming the first id outside [0, I), and NonFiniteError naming row and
+        Raises IndexError naming the first id outside [0, I) (on the CPU), TypeError for ids of
+        another dtype, ValueError for ids on another device, and NonFiniteError naming row and
         moment where one is infinite or NaN (on the CPU).
         """
+        check_ids("ids", ids, self._adam.weight.device)
         rows = kernel.GatheredRows(ids, len(self._adam.weight))
         with torch.no_grad(), self._naming_the_step():
             values = kernel.gather(
@@ -115,9 +124,10 @@ class DeferredAdam(torch.optim.Optimizer):
         return values
 
     def read(self, ids: Tensor) -> Tensor:
-        """Up-to-date copies of the rows `ids` (n,): (n, d); changes nothing."""
+        """Up-to-date copies of the rows `ids` (n,): (n, d); changes nothing. Raises as `gather`."""
+        check_ids("ids", ids, self._adam.weight.device)
         with torch.no_grad():
-            ids = ids.to(torch.int64).contiguous()
+            ids = ids.flatten().to(torch.int64).contiguous()
             return kernel.read(self._adam, self._steps, ids, backend=self._backend)
 
     @torch.no_grad()
@@ -125,17 +135,23 @@ class DeferredAdam(torch.optim.Optimizer):
         """One Adam step with the gradients of all rows gathered since `zero_grad`.
 
         Raises NonFiniteError naming the row, before anything is changed, where a gradient is
-        infinite or NaN (on the CPU; a GPU would have to be waited for). Rows that are not finite
-        themselves are named first.
+        infinite or NaN (on the CPU; a GPU would have to be waited for), rows that are not finite
+        themselves first; and ValueError, too, for a learning rate that is not a finite number >= 0.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        rate = float(self.param_groups[0]["lr"])
+        if not 0 <= rate < math.inf:
+            raise ValueError(
+                f"param_groups[0]['lr']: got {rate}, expected a finite number >= 0; "
+                "nothing was updated"
+            )
         used = self._used()
         if used is not None and self._adam.weight.device.type == "cpu":
             self._check_gradients(*used)
-        self._steps.advance(float(self.param_groups[0]["lr"]))
+        self._steps.advance(rate)
         if used is not None:
             kernel.update(self._adam, self._steps, *used, backend=self._backend)
         self._forget()
@@ -228,9 +244,14 @@ class DeferredAdam(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a `state_dict`.
 
-        Raises ValueError, before anything is changed, for other shapes, betas or eps, and for
-        stamps outside [0, step].
+        Raises ValueError, before anything is changed, for other keys, shapes, betas or eps, for
+        steps and rates that are none, and for stamps outside [0, step].
         """
+        if missing := set(self.state_dict()) - set(state_dict):
+            raise ValueError(
+                f"state_dict: got keys {sorted(state_dict)}, expected {sorted(missing)}, too"
+            )
+        check_steps(state_dict)
         betas, eps = self.param_groups[0]["betas"], self.param_groups[0]["eps"]
         if tuple(state_dict["betas"]) != tuple(betas) or state_dict["eps"] != eps:
             raise ValueError(
@@ -239,6 +260,7 @@ class DeferredAdam(torch.optim.Optimizer):
             )
         for name in ("exp_avg", "exp_avg_sq", "stamp"):
             mine: Tensor = getattr(self._adam, name)
+            check_tensor(f"state_dict[{name!r}]", state_dict[name])
             if state_dict[name].shape != mine.shape:
                 raise ValueError(
                     f"state_dict[{name!r}]: got shape {tuple(state_dict[name].shape)}, "
@@ -255,6 +277,31 @@ class DeferredAdam(torch.optim.Optimizer):
         self._forget()
         self._steps.restore(state_dict["step"], [(int(j), lr) for j, lr in state_dict["lr_runs"]])
         self.param_groups[0]["lr"] = state_dict["lr"]
+
+
+def check_steps(numbers: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a `state_dict` has a step, and the rates of all steps up to it.
+
+    `lr_runs` are the first step and the rate of ascending runs of steps, from step 1.
+    """
+    try:
+        step, runs = numbers["step"], numbers["lr_runs"]
+        rates = [rate for _, rate in runs] + [numbers["lr"]]
+        edges = [0, *(first for first, _ in runs), step + 1]
+        valid = (
+            all(type(edge) is int for edge in edges)
+            and all(start < end for start, end in pairwise(edges))
+            and (step == 0 or edges[1] == 1)
+            and all(0 <= rate < math.inf for rate in rates)
+        )
+    except (KeyError, TypeError, ValueError):
+        valid = False
+    if not valid:
+        got = {name: numbers.get(name) for name in ("step", "lr_runs", "lr")}
+        raise ValueError(
+            f"state_dict: got {got!r:.200}, expected a number of steps, a rate, and the first "
+            "step and the rate of ascending runs of them from step 1"
+        )
 
 
 def _sum_at_first(ids: Tensor, gradients: Tensor) -> Tensor:

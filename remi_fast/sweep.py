@@ -61,13 +61,15 @@ def grid(lines: Sequence[str], sample: int | None, seed: int = 0) -> list[Settin
     return [combinations[i] for i in sorted(chosen)]
 
 
-def check(config: Config, settings: Sequence[Settings]) -> None:
+def check(config: Config, settings: Sequence[Settings], seeds: Sequence[int] = ()) -> None:
     """Raise ConfigError, before anything is made, for a key or value that is none."""
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "config.yaml"
         base.write_text(as_yaml(config), encoding="utf-8")
         for each in settings:
             load_config(base, tuple(_options(each.items())))
+        for seed in seeds:
+            load_config(base, (f"--train.seed={seed}",))
 
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:

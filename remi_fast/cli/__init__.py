@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"remi-fast {command}: {error}", file=sys.stderr)
         return 2
-    except RemiFastError as error:
+    except (RemiFastError, OSError) as error:  # an OSError names the file itself
         print(f"remi-fast {command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -49,7 +49,7 @@ def _run(command: str, arguments: list[str]) -> int:
 
     if command not in COMMANDS:
         raise ConfigError(
-            f"unknown command, expected one of: {', '.join(COMMANDS)}"
+            f"got {command!r}, which is no command, expected one of: {', '.join(COMMANDS)}"
             + nearest(command, list(COMMANDS))
         )
     from jsonargparse import ArgumentParser

@@ -14,7 +14,13 @@ def add_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument(
         "--split", choices=("valid", "test"), default="test", help="users to evaluate on"
     )
-    parser.add_argument("--k", type=int, nargs="+", default=[20, 50], help="cut-offs")
+    parser.add_argument(
+        "--k",
+        type=int,
+        nargs="+",
+        default=[20, 50],
+        help="cut-offs (all items at most)",
+    )
     parser.add_argument("--exclude-seen", action="store_true", help="leave history items out")
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
 
@@ -22,7 +28,6 @@ def add_arguments(parser: "ArgumentParser") -> None:
 def run(arguments: Any) -> int:
     """Evaluate and print."""
     from remi_fast.cli.tables import metrics_table
-    from remi_fast.data.dataset import Dataset
     from remi_fast.errors import ConfigError
     from remi_fast.retrieval.evaluate import evaluate
     from remi_fast.training.run_folder import RunFolder
@@ -33,7 +38,7 @@ def run(arguments: Any) -> int:
     folder = RunFolder.open(Path(arguments.run))
     config = folder.config()
     set_threads(config.train.threads)
-    dataset = Dataset.open(folder.data()[0])
+    dataset = folder.dataset()
     model = load_model(folder, config, dataset.num_items)
     metrics = evaluate(
         model,

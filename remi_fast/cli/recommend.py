@@ -25,8 +25,13 @@ def add_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument(
         "--sample", type=int, help="instead: so many test users of the run's own data"
     )
+    parser.add_argument("--user-col", help="column of user ids in FILE (guessed if not given)")
+    parser.add_argument("--item-col", help="column of item ids (guessed if not given)")
+    parser.add_argument("--time-col", help="column of times (guessed; else the order counts)")
     parser.add_argument("--k", type=int, default=50, help="items per user")
-    parser.add_argument("--out", help=f"file to write: {', '.join(FORMATS)}; stdout if not given")
+    parser.add_argument(
+        "--out", help=f"file to write, or to replace: {', '.join(FORMATS)}; stdout if not given"
+    )
     parser.add_argument("--exclude-seen", action="store_true", help="leave history items out")
     parser.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
 
@@ -37,15 +42,18 @@ def run(arguments: Any) -> int:
     from remi_fast.training.run_folder import RunFolder
 
     if (arguments.histories is None) == (arguments.sample is None):
-        raise ConfigError("expected one of --histories FILE and --sample N")
-    if arguments.k < 1 or (arguments.sample is not None and arguments.sample < 1):
-        raise ConfigError(f"--k {arguments.k}, --sample {arguments.sample}: expected at least 1")
+        got = "neither" if arguments.sample is None else "both"
+        raise ConfigError(f"got {got}, expected one of --histories FILE and --sample N")
+    for name, count in (("--k", arguments.k), ("--sample", arguments.sample)):
+        if count is not None and count < 1:
+            raise ConfigError(f"{name}: got {count}, expected at least 1")
     out = Path(arguments.out) if arguments.out else None
-    if out is not None and out.suffix not in FORMATS:
-        raise ConfigError(f"--out: got {out.name!r}, expected a name in {', '.join(FORMATS)}")
+    if out is not None:
+        _check_out(out, arguments.histories)
     recommender = api.load(arguments.run)
     if arguments.histories is not None:
-        histories = _read(Path(arguments.histories))
+        columns = arguments.user_col, arguments.item_col, arguments.time_col
+        histories = _read(Path(arguments.histories), columns)
     else:
         histories = _sample(RunFolder.open(Path(arguments.run)), arguments.sample)
     recommended = recommender.recommend(histories, arguments.k, arguments.exclude_seen)
@@ -60,20 +68,27 @@ def run(arguments: Any) -> int:
     return 0
 
 
-def _read(path: Path) -> "pl.DataFrame":
+def _check_out(out: Path, histories: str | None) -> None:
+    if out.suffix not in FORMATS or out.is_dir():
+        raise ConfigError(f"--out: got {str(out)!r}, expected a file name in {', '.join(FORMATS)}")
+    if histories is not None and out.exists() and out.samefile(histories):
+        raise ConfigError(f"--out: got {str(out)!r}, expected another file than --histories")
+
+
+def _read(path: Path, columns: tuple[str | None, ...]) -> "pl.DataFrame":
     from remi_fast.data.readers import ColumnNames, read
 
-    return read([path], ColumnNames()).frame
+    return read([path], ColumnNames(*columns)).frame
 
 
 def _sample(folder: "RunFolder", count: int) -> "pl.DataFrame":
     """The histories of the first test users."""
     import polars as pl
 
-    from remi_fast.data.dataset import Dataset
+    from remi_fast.retrieval.evaluate import held_out_users
 
-    dataset = Dataset.open(folder.data()[0])
-    split = dataset.eval_split("test")
+    dataset = folder.dataset()
+    split = held_out_users(dataset, "test")
     item_ids, user_ids = dataset.item_table["item_id"], dataset.user_table["user_id"]
     frames = []
     for user, (start, cut, _) in zip(split.users[:count], split.spans[:count], strict=True):
@@ -90,7 +105,8 @@ def _write(frame: "pl.DataFrame", path: Path) -> None:
         ".csv": frame.write_csv,
         ".jsonl": frame.write_ndjson,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     files.write_file(path, writers[path.suffix])
 
 

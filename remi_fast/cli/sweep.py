@@ -4,6 +4,7 @@ options are those of `remi-fast train`, for all runs."""
 
 import json
 import os
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -66,10 +67,16 @@ def run(arguments: Any) -> int:
     if config.train.threads == 0:  # the cores are shared by the jobs
         threads = max(1, len(os.sched_getaffinity(0)) // arguments.jobs)
         config = replace(config, train=replace(config.train, threads=threads))
-    sweep.check(config, settings)
+    sweep.check(config, settings, arguments.seeds)
+    begun = Path(arguments.out).exists()
     folder = sweep.SweepFolder(Path(arguments.out), config, str(Path(arguments.data)))
     todo = folder.trials(settings, arguments.seeds)
-    data = folder.prepared(arguments.data)
+    try:
+        data = folder.prepared(arguments.data)
+    except BaseException:
+        if not begun:  # nothing but settings in it
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise
     done, failed = [], 0
     for trial, outcome in sweep.train_all(folder, todo, data, jobs=arguments.jobs):
         if isinstance(outcome, str):

@@ -2,14 +2,16 @@
 synthetic data). Settings: --preset, then --config, then dotted options; later ones win."""
 
 import json
+import re
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remi_fast.config import (
     DEMO,
     add_config_arguments,
-    check_config_file,
     config_from_namespace,
+    load_config,
     preset_names,
     preset_path,
 )
@@ -17,6 +19,8 @@ from remi_fast.errors import ConfigError
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
+
+FLAGS = ("--resume", "--json")  # options without a value
 
 
 def add_arguments(parser: "ArgumentParser") -> None:
@@ -55,12 +59,32 @@ def arrange(words: list[str]) -> list[str]:
             others.append(word)
     if waiting is not None:
         raise ConfigError(f"{words[-1]}: got nothing, expected a value after it")
-    if not presets and DEMO in others and "--resume" not in others:
+    if "--resume" in others:
+        _check_no_settings(words)
+    elif not presets and _is_demo(others):
         presets = [DEMO]
     for config in configs:
-        check_config_file(Path(config))
+        load_config(Path(config))  # its errors name the file
     files = [str(preset_path(preset)) for preset in presets] + configs
     return [part for file in files for part in ("--config", file)] + others
+
+
+def _check_no_settings(words: list[str]) -> None:
+    """A run is continued as it was begun."""
+    for word in words:
+        if re.match(r"--(preset|config|model|loss|optim|train)\b", word):
+            raise ConfigError(
+                f"--resume: got {word!r}, expected no settings: "
+                "a run continues on its own data and settings"
+            )
+
+
+def _is_demo(words: list[str]) -> bool:
+    """Whether DATA is the demo: not as the value of an option, such as `--out demo`."""
+    return any(
+        word == DEMO and (not before.startswith("--") or "=" in before or before in FLAGS)
+        for before, word in pairwise(["", *words])
+    )
 
 
 def run(arguments: Any) -> int:

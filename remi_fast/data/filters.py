@@ -79,7 +79,7 @@ def apply_filter(
         )
         raise DataError(
             f"the filter {name!r} drops every interaction ({counts}); "
-            "lower min_item or min_user, or use the filter 'none'"
+            "expected some to be left: lower --min-item or --min-user, or use --filter none"
         )
     return Filtered(users, items, kept, catalogue, steps)
 

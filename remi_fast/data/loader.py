@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from remi_fast.errors import DataError
+from remi_fast.kernels.checks import check_whole
 from remi_fast.kernels.native import C
 from remi_fast.kernels.philox import check_word, seed_key
 
@@ -59,8 +60,9 @@ class BatchLoader:
     batches have been taken (an asynchronous copy from them has to be finished by then). Clone what
     has to live longer, or take it from `batch(step)`.
 
-    Raises ValueError for arguments out of range and DataError for data that cannot be used. One
-    consumer at a time; an instance does not survive a fork of the process.
+    Raises ValueError for arguments out of range, TypeError for arguments of another type and
+    DataError for data that cannot be used. One consumer at a time; an instance does not survive a
+    fork of the process.
     """
 
     def __init__(
@@ -173,11 +175,14 @@ class BatchLoader:
 
 
 def _check_range(name: str, value: int, low: int, end: int) -> None:
+    check_whole(name, value)
     if not low <= value < end:
         raise ValueError(f"{name} must be in [{low}, {end}), got {value}")
 
 
 def _check_array(name: str, array: npt.NDArray[np.generic], dtype: type[np.generic]) -> None:
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name}: got {type(array).__name__}, expected a NumPy array")
     if array.dtype != dtype or not array.flags.c_contiguous:
         layout = "contiguous" if array.flags.c_contiguous else "not contiguous"
         raise DataError(

@@ -56,11 +56,15 @@ class PrepareSettings:
                 raise ConfigError(
                     f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(choices)}"
                 )
+        for name in ("user_col", "item_col", "time_col"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ConfigError(f"{name}: got {getattr(self, name)!r}, expected a name or None")
         for name in ("min_item", "min_user"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: got {getattr(self, name)}, expected at least 1")
-        if not 0 <= self.seed < 2**64:
-            raise ConfigError(f"seed: got {self.seed}, expected 0 <= seed < 2^64")
+            count = getattr(self, name)
+            if not isinstance(count, int) or count < 1:
+                raise ConfigError(f"{name}: got {count!r}, expected a whole number, at least 1")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**64:
+            raise ConfigError(f"seed: got {self.seed!r}, expected a whole number, 0 <= seed < 2^64")
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,11 @@ class _Indexed:
     user_ids: pl.Series  # (U,)
 
 
-def prepare(sources: Sequence[str | Path], out: str | Path, settings: PrepareSettings) -> Dataset:
+def prepare(
+    sources: str | Path | Sequence[str | Path],
+    out: str | Path,
+    settings: PrepareSettings | None = None,
+) -> Dataset:
     """Prepare files of one format, or a folder of text files split already, into the folder `out`.
 
     Items are numbered from 1 by falling frequency after the filter, ties by ascending raw id;
@@ -87,7 +95,8 @@ def prepare(sources: Sequence[str | Path], out: str | Path, settings: PrepareSet
     RunFolderError when `out` exists.
     """
     out = _new(out)
-    paths = [Path(source) for source in sources]
+    settings = settings or PrepareSettings()
+    paths = [Path(s) for s in ([sources] if isinstance(sources, str | Path) else sources)]
     with _progress() as stage:
         stage("read")
         raw = read(paths, ColumnNames(settings.user_col, settings.item_col, settings.time_col))

@@ -11,24 +11,31 @@ line without any value. A UTF-8 byte order mark and CRLF line ends are understoo
 
 import codecs
 import csv
-import io
-import itertools
-import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
 
 import polars as pl
 
 from remi_fast.data.bounded_gzip import BoundedGzip
-from remi_fast.errors import DataError
+from remi_fast.data.dataset import MANIFEST
+from remi_fast.data.text_files import (
+    SEPARATORS,
+    Part,
+    diagnose,
+    not_utf8,
+    open_text,
+    sample,
+    unreadable,
+    value_of,
+    where,
+)
+from remi_fast.errors import DataError, listed, nearest, shown
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".inter", ".jsonl", ".jsonl.gz")
 PARTS = ("train", "valid", "test")
-_SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".txt": ","}
 _POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
-_JSON_SAMPLE = 100  # lines whose keys make the column names of a .jsonl file
 
 # Usual names, lower case and without "_", "-" or space; the second group counts only when no
 # column matches the first, so that user_id beside session_id is not ambiguous.
@@ -73,15 +80,6 @@ class Interactions:
     presplit: bool = False
 
 
-@dataclass(frozen=True)
-class _Part:
-    """The rows that came from one file, still in the types of the file."""
-
-    path: Path
-    suffix: str
-    frame: pl.DataFrame
-
-
 def read(sources: Sequence[Path], names: ColumnNames) -> Interactions:
     """Read files of one format, concatenated in the order given, or one folder split already.
 
@@ -91,7 +89,10 @@ def read(sources: Sequence[Path], names: ColumnNames) -> Interactions:
         raise DataError("no source given; expected at least one file or one folder")
     for path in sources:
         if not path.exists():
-            raise DataError(f"{path}: no such file or folder")
+            raise DataError(f"{path}: no such file or folder, expected raw interactions")
+    repeated = [path for path, count in Counter(p.resolve() for p in sources).items() if count > 1]
+    if repeated:
+        raise DataError(f"{repeated[0]}: given more than once, expected every file once")
     if any(path.is_dir() for path in sources):
         if len(sources) > 1:
             raise DataError(
@@ -114,7 +115,7 @@ def read(sources: Sequence[Path], names: ColumnNames) -> Interactions:
                 f"{path}: got {_describe(found)}, expected {_describe(columns)} as in {sources[0]}"
             )
         columns = found
-        parts.append(_Part(path, suffixes[0], _read_file(path, suffixes[0], found)))
+        parts.append(Part(path, suffixes[0], _read_file(path, suffixes[0], found)))
     assert columns is not None
     return Interactions(_typed(parts), columns)
 
@@ -136,47 +137,24 @@ def _describe(columns: ColumnNames) -> str:
 # --- which columns -----------------------------------------------------------------------------
 
 
-def _open_text(path: Path) -> TextIO:
-    if path.name.lower().endswith(".gz"):
-        return io.TextIOWrapper(BoundedGzip(path), encoding="utf-8-sig", newline="")
-    return open(path, encoding="utf-8-sig", newline="")
-
-
 def _header(path: Path, suffix: str) -> list[str]:
     """The column names as the file has them."""
     if path.stat().st_size == 0:
-        raise DataError(f"{path}: the file is empty")
+        raise DataError(f"{path}: the file is empty, expected interactions")
     try:
         if suffix == ".parquet":
             return pl.scan_parquet(path).collect_schema().names()
-        with _open_text(path) as file:
-            if suffix in _SEPARATORS:
-                return next(csv.reader(file, delimiter=_SEPARATORS[suffix]), [])
-            return _json_keys(path, file)
-    except UnicodeDecodeError as error:
-        raise _not_utf8(f"{path}:1", error) from None
+        with open_text(path) as file:
+            if suffix not in SEPARATORS:
+                return list(dict.fromkeys(key for _, row in sample(path, file) for key in row))
+            if file.readline().endswith("\r"):
+                raise DataError(f"{path}: lines end with CR alone, expected LF or CRLF")
+            file.seek(0)
+            return next(csv.reader(file, delimiter=SEPARATORS[suffix]), [])
+    except UnicodeDecodeError:
+        raise not_utf8(path) from None
     except (*_POLARS_ERRORS, EOFError, csv.Error) as error:
-        raise _unreadable(path, error) from None
-
-
-def _json_keys(path: Path, file: TextIO) -> list[str]:
-    keys: dict[str, None] = {}
-    lines = ((n, line) for n, line in enumerate(file, 1) if line.strip())
-    for number, line in itertools.islice(lines, _JSON_SAMPLE):
-        keys.update(dict.fromkeys(_json_object(path, number, line)))
-    return list(keys)
-
-
-def _json_object(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}:{number}: malformed JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise DataError(
-            f"{path}:{number}: got a JSON {type(value).__name__}, expected an object per line"
-        )
-    return value
+        raise unreadable(path, error) from None
 
 
 def _choose(path: Path, header: list[str], names: ColumnNames) -> ColumnNames:
@@ -193,21 +171,24 @@ def _choose(path: Path, header: list[str], names: ColumnNames) -> ColumnNames:
                 found = [h for h, p in zip(header, plain, strict=True) if p in usual]
                 if found:
                     break
-        listing = ", ".join(repr(name) for name in header) or "none"
         if len(found) > 1:
             raise DataError(
-                f"{path}: {len(found)} columns may be the {role}: {', '.join(map(repr, found))}; "
-                f"choose one with --{role}-col (columns found: {listing})"
+                f"{path}: {len(found)} columns may be the {role}: {listed(found)}, expected one; "
+                f"choose it with --{role}-col (columns found: {listed(header)})"
             )
         if not found and (role != "time" or wanted is not None):
             what = f"column {wanted!r}" if wanted is not None else f"{role} column"
+            close = nearest(wanted or f"{role}_id", header)
             raise DataError(
-                f"{path}: no {what}; name it with --{role}-col (columns found: {listing})"
+                f"{path}: no {what}; name it with --{role}-col "
+                f"(columns found: {listed(header)}){close}"
             )
         chosen[role] = found[0] if found else None
     used = [name for name in chosen.values() if name is not None]
     if len(set(used)) != len(used):
-        raise DataError(f"{path}: one column has two meanings: {chosen}")
+        raise DataError(
+            f"{path}: one column has two meanings: {chosen}, expected a column for each"
+        )
     return ColumnNames(**chosen)
 
 
@@ -222,13 +203,25 @@ def _read_file(path: Path, suffix: str, columns: ColumnNames) -> pl.DataFrame:
     try:
         if suffix == ".parquet":
             return pl.scan_parquet(path).select(select).collect(engine="streaming")
-        if suffix in _SEPARATORS:
-            scan = pl.scan_csv(path, separator=_SEPARATORS[suffix], infer_schema=False)
+        if suffix in SEPARATORS:
+            scan = pl.scan_csv(path, separator=SEPARATORS[suffix], infer_schema=False)
             return scan.select(select).collect(engine="streaming")
+        _check_json_values(path, source)
         schema = dict.fromkeys(source, pl.String)
         return pl.scan_ndjson(_without_mark(path), schema=schema).select(select).collect()
     except _POLARS_ERRORS as error:
-        raise _diagnose(path, suffix, error) from None
+        raise diagnose(path, suffix, error) from None
+
+
+def _check_json_values(path: Path, source: dict[str, str]) -> None:
+    """Refuse what polars would turn into text."""
+    with open_text(path) as file:
+        for number, row in sample(path, file):
+            for old, new in source.items():
+                if isinstance(value := row.get(old), list | dict | bool):
+                    raise DataError(
+                        f"{path}:{number}: {new} is {shown(value)}, expected a number or text"
+                    )
 
 
 def _without_mark(path: Path) -> Path | bytes:
@@ -245,6 +238,11 @@ def _without_mark(path: Path) -> Path | bytes:
 
 def _read_presplit(folder: Path) -> Interactions:
     """*_train.txt, *_valid.txt and *_test.txt with lines user,item,time or user,item,index,time."""
+    if (folder / MANIFEST).is_file():
+        raise DataError(
+            f"{folder}: prepared already, expected raw interactions; "
+            "`remi-fast train` takes it as it is"
+        )
     parts, frames = [], []
     for part in PARTS:
         matches = sorted(folder.glob(f"*_{part}.txt"))
@@ -252,7 +250,7 @@ def _read_presplit(folder: Path) -> Interactions:
             got = ", ".join(path.name for path in matches) or "none"
             raise DataError(f"{folder}: expected exactly one file *_{part}.txt, got {got}")
         frame = _read_headerless(matches[0])
-        parts.append(_Part(matches[0], ".txt", frame))
+        parts.append(Part(matches[0], ".txt", frame))
         frames.append(pl.repeat(PARTS.index(part), frame.height, dtype=pl.UInt8, eager=True))
     if len({"index" in part.frame.columns for part in parts}) > 1:
         raise DataError(f"{folder}: expected 3 fields in all files, or 4 fields in all files")
@@ -264,12 +262,12 @@ def _read_presplit(folder: Path) -> Interactions:
 
 def _read_headerless(path: Path) -> pl.DataFrame:
     if path.stat().st_size == 0:
-        raise DataError(f"{path}: the file is empty")
+        raise DataError(f"{path}: the file is empty, expected interactions")
     try:
-        with _open_text(path) as file:
+        with open_text(path) as file:
             fields = next(csv.reader(file), [])
-    except UnicodeDecodeError as error:
-        raise _not_utf8(f"{path}:1", error) from None
+    except UnicodeDecodeError:
+        raise not_utf8(path) from None
     names = {
         3: ["user_id", "item_id", "timestamp"],
         4: ["user_id", "item_id", "index", "timestamp"],
@@ -282,13 +280,13 @@ def _read_headerless(path: Path) -> pl.DataFrame:
     try:
         return pl.read_csv(path, has_header=False, schema=schema)
     except _POLARS_ERRORS as error:
-        raise _diagnose(path, ".txt", error) from None
+        raise diagnose(path, ".txt", error) from None
 
 
 # --- types -------------------------------------------------------------------------------------
 
 
-def _typed(parts: list[_Part], part: pl.Series | None = None) -> pl.DataFrame:
+def _typed(parts: list[Part], part: pl.Series | None = None) -> pl.DataFrame:
     """Concatenate, check every value, and give the columns their types."""
     for other in parts[1:]:
         if other.frame.schema != parts[0].frame.schema:
@@ -297,6 +295,8 @@ def _typed(parts: list[_Part], part: pl.Series | None = None) -> pl.DataFrame:
                 f"{dict(parts[0].frame.schema)} as in {parts[0].path}"
             )
     frame = pl.concat([p.frame for p in parts])
+    if frame.is_empty():
+        raise DataError(f"{parts[0].path}: no interactions, only a header; expected at least one")
     blank = pl.repeat(False, frame.height, eager=True)
     if parts[0].suffix != ".parquet":
         frame = frame.with_columns(pl.all().str.strip_chars().replace("", None))
@@ -305,7 +305,9 @@ def _typed(parts: list[_Part], part: pl.Series | None = None) -> pl.DataFrame:
     for column in frame.iter_columns():
         wrong = _first(column.is_null() & ~blank)
         if wrong is not None:
-            raise DataError(f"{_where(parts, wrong)}: {column.name} is empty (null)")
+            raise DataError(
+                f"{where(parts, wrong)}: {column.name} is empty (null), expected a value"
+            )
         is_id = column.name in ("user_id", "item_id")
         typed = _ids(column, parts) if is_id else _times(column, parts)
         columns.append(typed.alias(column.name))
@@ -314,11 +316,11 @@ def _typed(parts: list[_Part], part: pl.Series | None = None) -> pl.DataFrame:
     frame = pl.DataFrame(columns)
     frame = frame.filter(~blank) if blank.any() else frame
     if frame.is_empty():
-        raise DataError(f"{parts[0].path}: no interactions, only a header")
+        raise DataError(f"{parts[0].path}: no interactions, only a header; expected at least one")
     return frame
 
 
-def _ids(column: pl.Series, parts: list[_Part]) -> pl.Series:
+def _ids(column: pl.Series, parts: list[Part]) -> pl.Series:
     """Int64 or String ids; nulls (blank lines) stay null."""
     dtype = column.dtype
     if isinstance(dtype, pl.Categorical | pl.Enum):
@@ -329,8 +331,8 @@ def _ids(column: pl.Series, parts: list[_Part]) -> pl.Series:
         return ids
     if dtype != pl.String:
         raise DataError(
-            f"{_where(parts, 0)}: {column.name} is of type {dtype} (first value: {column[0]!r}); "
-            "expected whole numbers or text"
+            f"{where(parts, 0)}: {column.name} is of type {dtype} "
+            f"(first value: {value_of(column, 0)}); expected whole numbers or text"
         )
     if parts[0].suffix != ".parquet":
         ids = column.cast(pl.Int64, strict=False)
@@ -340,11 +342,14 @@ def _ids(column: pl.Series, parts: list[_Part]) -> pl.Series:
             _refuse(column, ids, parts, "a whole number within int64 as in other lines, or text")
     wrong = _first(column.str.contains("\0", literal=True).fill_null(False))
     if wrong is not None:
-        raise DataError(f"{_where(parts, wrong)}: {column.name} has a NUL byte: {column[wrong]!r}")
+        raise DataError(
+            f"{where(parts, wrong)}: {column.name} is {value_of(column, wrong)}, "
+            "expected text without NUL bytes"
+        )
     return column
 
 
-def _times(column: pl.Series, parts: list[_Part]) -> pl.Series:
+def _times(column: pl.Series, parts: list[Part]) -> pl.Series:
     """Int64 or Float64 times from numbers, dates, or text with either; dates are microseconds."""
     dtype = column.dtype
     if dtype == pl.String:
@@ -358,7 +363,7 @@ def _times(column: pl.Series, parts: list[_Part]) -> pl.Series:
         times = column.cast(pl.Datetime("us")).cast(pl.Int64)
     else:
         raise DataError(
-            f"{_where(parts, 0)}: {column.name} is of type {dtype}; "
+            f"{where(parts, 0)}: {column.name} is of type {dtype}; "
             "expected numbers, dates, or text with either"
         )
     if times.dtype == pl.Float64:
@@ -389,67 +394,11 @@ def _first(mask: pl.Series) -> int | None:
     return mask.arg_max() if mask.any() else None
 
 
-def _refuse(column: pl.Series, typed: pl.Series, parts: list[_Part], expected: str) -> None:
+def _refuse(column: pl.Series, typed: pl.Series, parts: list[Part], expected: str) -> None:
     """Raise DataError at the first value that `typed` has lost."""
     wrong = _first(typed.is_null() & column.is_not_null())
     if wrong is not None:
         raise DataError(
-            f"{_where(parts, wrong)}: {column.name} is {column[wrong]!r}, expected {expected}"
+            f"{where(parts, wrong)}: {column.name} is {value_of(column, wrong)}, "
+            f"expected {expected}"
         )
-
-
-def _where(parts: list[_Part], row: int) -> str:
-    """File and line (text) or row (Parquet), counted from 1, of a row of the concatenation."""
-    for part in parts:
-        if row < part.frame.height:
-            if part.suffix == ".parquet":
-                return f"{part.path}, row {row + 1}"
-            line = next(itertools.islice(_records(part.path, part.suffix), row, None))[0]
-            return f"{part.path}:{line}"
-        row -= part.frame.height
-    raise IndexError(row)
-
-
-def _records(path: Path, suffix: str) -> Iterator[tuple[int, list[str]]]:
-    """The last line's number and the fields of each record, slowly: only to find an error."""
-    with _open_text(path) as file:
-        if suffix not in _SEPARATORS:
-            yield from ((n, [line]) for n, line in enumerate(file, 1) if line.strip())
-            return
-        reader = csv.reader(file, delimiter=_SEPARATORS[suffix])
-        if suffix != ".txt":
-            next(reader)
-        yield from ((reader.line_num, fields) for fields in reader)
-
-
-def _diagnose(path: Path, suffix: str, error: BaseException) -> DataError:
-    """Find the line that polars refused; its own message where no line can be blamed."""
-    if suffix == ".parquet":
-        return _unreadable(path, error)
-    line, width = 0, None
-    if suffix in _SEPARATORS:
-        with _open_text(path) as file:
-            width = len(next(csv.reader(file, delimiter=_SEPARATORS[suffix])))
-    try:
-        for line, fields in _records(path, suffix):  # noqa: B007
-            if width is None:
-                _json_object(path, line, fields[0])
-            elif len(fields) > width:
-                return DataError(f"{path}:{line}: got {len(fields)} fields, expected {width}")
-    except DataError as found:
-        return found
-    except UnicodeDecodeError as found:
-        return _not_utf8(f"{path}, after line {line}", found)
-    except (csv.Error, EOFError, OSError) as found:
-        return DataError(f"{path}, after line {line}: {found}")
-    return _unreadable(path, error)
-
-
-def _not_utf8(where: str, error: UnicodeDecodeError) -> DataError:
-    byte = error.object[error.start]
-    return DataError(f"{where}: got byte 0x{byte:02x}, which is not UTF-8; expected UTF-8 text")
-
-
-def _unreadable(path: Path, error: BaseException) -> DataError:
-    message = str(error).strip().split("\n")[0]
-    return DataError(f"{path}: cannot be read: {message}")

@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from remi_fast.kernels.checks import check_ids, check_inside, check_weight, check_whole
 from remi_fast.kernels.memory import table_zeros
 
 
@@ -43,11 +44,15 @@ class ItemTable(nn.Module):
         Raises ValueError if there is no item beside the padding row.
         """
         super().__init__()
-        if num_items < 2 or dim < 1:
+        check_whole("num_items", num_items)
+        check_whole("dim", dim)
+        if not 2 <= num_items < 2**31 or not 1 <= dim < 2**31:
             raise ValueError(
                 f"got num_items {num_items}, dim {dim}; "
-                "expected at least 2 (padding and one item) and 1"
+                "expected at least 2 (padding and one item) and 1, both below 2^31"
             )
+        if std is not None:
+            check_weight("std", std)
         where = torch.get_default_device() if device is None else torch.device(device)
         weight = table_zeros(num_items, dim, dtype=torch.float32, device=where)
         weight.normal_(0.0, math.sqrt(2 / dim) if std is None else std, generator=generator)
@@ -66,7 +71,8 @@ class ItemTable(nn.Module):
         return self.weight.shape[1]
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Rows of `ids` (any shape S, int32 or int64): (S, d)."""
+        """Rows of `ids` (any shape S, int32 or int64): (S, d). Raises as `read`."""
+        check_ids("ids", ids, self.weight.device)
         flat = ids.reshape(-1)
         if self.source is not None and torch.is_grad_enabled():
             rows = self.source.gather(flat)
@@ -75,11 +81,25 @@ class ItemTable(nn.Module):
         return rows.view(*ids.shape, self.dim)
 
     def read(self, ids: Tensor) -> Tensor:
-        """Up-to-date copies of the rows `ids` (n,): (n, d). Changes nothing."""
+        """Up-to-date copies of the rows `ids` (n,): (n, d). Changes nothing.
+
+        Raises TypeError for another dtype, ValueError for another device, and IndexError naming
+        the first id outside [0, I) (on the CPU).
+        """
+        check_ids("ids", ids, self.weight.device)
         if self.source is not None:
             return self.source.read(ids)
+        if ids.device.type == "cpu":
+            check_inside("ids", ids, self.num_items)
         return self.weight.detach()[ids.long()]
 
     def rows(self, start: int, end: int) -> Tensor:
-        """Up-to-date copies of rows start..end: (end - start, d). Changes nothing."""
+        """Up-to-date copies of rows start..end (cut off at I): (end - start, d). Changes nothing.
+
+        Raises IndexError unless 0 <= start <= end, start <= I.
+        """
+        if not 0 <= start <= min(end, self.num_items):
+            raise IndexError(
+                f"rows: got {start} to {end}, expected 0 <= start <= end, start <= {self.num_items}"
+            )
         return self.read(torch.arange(start, min(end, self.num_items), device=self.weight.device))

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from remi_fast.data.dataset import Dataset
+from remi_fast.data.dataset import Dataset, EvalSplit
 from remi_fast.errors import DataError
 from remi_fast.retrieval.histories import last_items, padded
 from remi_fast.retrieval.metrics import ranking_metrics
@@ -25,6 +25,17 @@ class UserEncoder(Protocol):
         """history (n, L) int64, right-padded with 0; length (n,) -> (n, K, d)."""
 
 
+def held_out_users(dataset: Dataset, split: str) -> EvalSplit:
+    """Whom to evaluate on. Raises DataError if the split has no users."""
+    users = dataset.eval_split(split)
+    if not len(users):
+        raise DataError(
+            f"the {split} split has no users, expected at least one; "
+            "prepare more data, or with another --split"
+        )
+    return users
+
+
 def evaluate(
     encoder: UserEncoder,
     items: ItemVectors,
@@ -40,29 +51,25 @@ def evaluate(
     Args:
         encoder, items: the model, twice.
         dataset, split: whose users, "valid" or "test".
-        ks: cut-offs.
+        ks: cut-offs; one above the number of items counts all of them.
         max_users: evaluate an evenly spaced sample of the users only.
         exclude_seen: never retrieve the items of the user's whole history (as published: False).
 
     Raises:
         DataError: if the split has no users.
     """
-    held_out = dataset.eval_split(split)
-    if not len(held_out):
-        raise DataError(
-            f"{dataset.path}: the {split} split has no users, expected at least one; "
-            "prepare more data or another --split"
-        )
+    held_out = held_out_users(dataset, split)
     chosen = np.arange(len(held_out))
     if max_users is not None and max_users < len(chosen):
         chosen = np.linspace(0, len(chosen) - 1, max_users).round().astype(np.int64)
+    most = min(max(ks), items.num_items - 1)
     sums: dict[str, float] = {}
     for begin in range(0, len(chosen), USERS_AT_ONCE):
         start, cut, end = held_out.spans[chosen[begin : begin + USERS_AT_ONCE]].T
         history, length = last_items(dataset.items, start, cut, encoder.max_history)
         interests = encoder.interests(torch.from_numpy(history), torch.from_numpy(length))
         seen = torch.from_numpy(padded(dataset.items, start, cut)) if exclude_seen else None
-        ranked = search(interests, items, max(ks), seen).ids.numpy()
+        ranked = search(interests, items, most, seen).ids.numpy()
         offsets = np.concatenate([[0], np.cumsum(end - cut)])
         position = np.arange(offsets[-1]) + np.repeat(cut - offsets[:-1], end - cut)
         targets = dataset.items[position].astype(np.int64)

@@ -33,13 +33,14 @@ def ranking_metrics(
     hit_rate = 1 if h > 0; ndcg = DCG / ideal DCG, DCG = sum over hits of 1 / log2(rank + 1),
     the ideal one with min(distinct targets, k) hits on top.
 
-    Arguments as in `relevance`, with M >= max(ks).
+    Arguments as in `relevance`, with M >= max(ks), or all items there are.
     """
     hits = relevance(ranked, targets, offsets)
     owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     pairs = np.unique(np.stack([owner, targets]), axis=1)
     distinct = np.bincount(pairs[0], minlength=len(offsets) - 1)
-    gains = 1 / np.log2(np.arange(2, max(ks) + 2))
+    most = ranked.shape[1]
+    gains = 1 / np.log2(np.arange(2, most + 2))
     ideal = np.concatenate([[0.0], np.cumsum(gains)])
     result: dict[str, Floats] = {}
     for name in NAMES:
@@ -50,6 +51,6 @@ def ranking_metrics(
             elif name == "hit_rate":
                 value = top.any(1).astype(np.float64)
             else:
-                value = top @ gains[:k] / ideal[np.minimum(distinct, k)]
+                value = top @ gains[:k] / ideal[np.minimum(distinct, min(k, most))]
             result[f"{name}@{k}"] = value
     return result

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from remi_fast.errors import DataError
+from remi_fast.errors import DataError, listed, nearest, shown
 from remi_fast.models.recommender import MultiInterestModel
 from remi_fast.retrieval.evaluate import USERS_AT_ONCE
 from remi_fast.retrieval.histories import last_items, padded
@@ -16,6 +16,37 @@ if TYPE_CHECKING:
     import polars as pl
 
 logger = logging.getLogger(__name__)
+
+
+def _check_histories(histories: "pl.DataFrame") -> None:
+    """Raise TypeError or DataError for what cannot be histories."""
+    import polars as pl
+
+    if not isinstance(histories, pl.DataFrame):
+        raise TypeError(f"histories: got {type(histories).__name__}, expected a polars.DataFrame")
+    schema = histories.schema
+    for column in ("user_id", "item_id"):
+        if column not in schema:
+            raise DataError(
+                f"histories: no column {column!r}; expected user_id, item_id and, "
+                f"if not in order, timestamp (columns found: {listed(schema)})"
+                + nearest(column, schema)
+            )
+    for column, dtype in schema.items():
+        text = isinstance(dtype, pl.String | pl.Categorical | pl.Enum)
+        fits = {
+            "user_id": text or dtype.is_integer(),
+            "item_id": text or dtype.is_integer(),
+            "timestamp": dtype.is_numeric() or dtype.is_temporal(),
+        }
+        if not fits.get(column, True):
+            raise DataError(
+                f"histories: {column} is of type {dtype}, expected "
+                + ("numbers or dates" if column == "timestamp" else "whole numbers or text")
+            )
+        if column in ("user_id", "timestamp") and histories[column].has_nulls():
+            row = histories[column].is_null().arg_max()
+            raise DataError(f"histories: {column} is null in row {row}, expected a value")
 
 
 class Recommender:
@@ -50,12 +81,17 @@ class Recommender:
         nothing is left get no rows, also with a warning.
 
         Raises:
-            ValueError: k < 1. DataError: a column is missing, or no item of any user is known.
+            ValueError: k < 1. TypeError: histories are no polars.DataFrame, or k no whole number.
+            DataError: a column is missing, of a type that fits no id or time, or has nulls (item_id
+            may: such an item is an unknown one); or no item of any user is known.
         """
         import polars as pl
 
+        if not isinstance(k, int):
+            raise TypeError(f"k: got {k!r}, expected a whole number")
         if k < 1:
             raise ValueError(f"k: got {k}, expected at least 1")
+        _check_histories(histories)
         known = self._known(histories)
         users = known.get_column("user_id").unique(maintain_order=True)
         place = pl.DataFrame({"user_id": users, "place": np.arange(len(users))})
@@ -82,12 +118,6 @@ class Recommender:
         """user_id and index of the known items, in order of time."""
         import polars as pl
 
-        for column in ("user_id", "item_id"):
-            if column not in histories.columns:
-                raise DataError(
-                    f"histories: no column {column!r}; expected user_id, item_id and, "
-                    f"if not in order, timestamp (columns found: {', '.join(histories.columns)})"
-                )
         if "timestamp" in histories.columns:
             histories = histories.sort("timestamp", maintain_order=True)
         dtype = self.item_table.schema["item_id"]
@@ -100,9 +130,12 @@ class Recommender:
         )
         known = rows.filter(pl.col("index").is_not_null())
         if known.is_empty():
+            got = histories["item_id"].head(3).to_list()
+            known_ids = self.item_table["item_id"].head(3).to_list()
             raise DataError(
                 f"histories: none of the {rows.height} interactions is with an item of the "
-                f"training data (item ids of type {dtype}); expected at least one"
+                f"training data (item ids of type {dtype}); expected at least one: "
+                f"got item_id {shown(got)}, the model knows {shown(known_ids)} and others"
             )
         if known.height < rows.height:
             lost = rows["user_id"].n_unique() - known["user_id"].n_unique()

@@ -5,8 +5,6 @@
 holds more than a shard beside the model and its optimizers.
 """
 
-import math
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,9 @@ import torch
 from torch import Tensor
 
 from remi_fast import files
-from remi_fast.errors import RunFolderError
+from remi_fast.errors import RunFolderError, listed
 from remi_fast.models.recommender import MultiInterestModel
+from remi_fast.optim import check_steps
 from remi_fast.training import shards
 from remi_fast.training.step import TrainingStep
 
@@ -42,6 +41,7 @@ def restore_training_state(folder: Path, trainer: TrainingStep) -> dict[str, Any
     moments = {name: table[name] for name in TABLE_STATE}
     numbers = _table_numbers(folder, state, trainer.config.train.steps)
     dense = _dense_forms(trainer.dense_optimizer) if numbers["step"] else {}
+    _check(folder, groups["model"], trainer.model.state_dict())
     _check(folder, groups["dense_optimizer"], dense)
     _check(folder, groups["table_optimizer"], moments)
     _read_into(folder, groups["model"], trainer.model.state_dict())
@@ -107,18 +107,11 @@ def _table_numbers(folder: Path, state: dict[str, Any], max_steps: int) -> dict[
     """What state.json says of the table's optimizer, of at most `max_steps` steps."""
     numbers: Any = state.get("table_optimizer")
     try:
-        step, runs = numbers["step"], numbers["lr_runs"]
-        rates = [rate for _, rate in runs] + [numbers["lr"]]
-        edges = [0, *(first for first, _ in runs), step + 1]
-        valid = (
-            all(type(edge) is int for edge in edges)
-            and all(start < end for start, end in pairwise(edges))
-            and (step == 0 or edges[1] == 1)
-            and all(math.isfinite(rate) for rate in rates)
-        )
-    except (KeyError, TypeError, ValueError):
+        check_steps(numbers)
+        valid = numbers["step"] <= max_steps
+    except (ValueError, AttributeError):
         valid = False
-    if not valid or step > max_steps:
+    if not valid:
         raise RunFolderError(
             f"{folder / STATE}: got table_optimizer {numbers!r:.200}, expected at most {max_steps} "
             "steps, and the first step and the rate of ascending runs of them from step 1"
@@ -129,9 +122,11 @@ def _table_numbers(folder: Path, state: dict[str, Any], max_steps: int) -> dict[
 def _check(folder: Path, paths: list[Path], tensors: dict[str, Tensor]) -> None:
     forms = shards.forms(paths)
     expected = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-    if forms != expected:
+    wrong = [n for n in sorted(forms.keys() | expected) if forms.get(n) != expected.get(n)]
+    if wrong:
         raise RunFolderError(
-            f"{folder}: checkpoint of another model: got tensors {forms}, expected {expected}"
+            f"{folder}: checkpoint of another model: got {wrong[0]} of {forms.get(wrong[0])}, "
+            f"expected {expected.get(wrong[0])}; tensors that differ: {listed(wrong)}"
         )
 
 

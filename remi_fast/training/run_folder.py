@@ -14,7 +14,7 @@ from typing import Any
 from remi_fast import files
 from remi_fast.config import Config, as_yaml, load_config
 from remi_fast.data.dataset import Dataset
-from remi_fast.errors import CorruptFileError, RunFolderError
+from remi_fast.errors import CorruptFileError, DataError, RunFolderError
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +105,22 @@ class RunFolder:
         record = self._record()
         return self.path / record["path"], record["checksum"]
 
+    def dataset(self) -> Dataset:
+        """The dataset the run trains on. Raises DataError if it is gone, or another one now."""
+        path, checksum = self.data()
+        if not path.is_dir():
+            raise DataError(
+                f"{self.data_file}: the dataset of the run is gone: got no folder {path}; "
+                "move it back"
+            )
+        dataset = Dataset.open(path)
+        if dataset.checksum != checksum:
+            raise DataError(
+                f"{path}: the dataset changed since the run began: got checksum "
+                f"{dataset.checksum}, expected {checksum} as in {self.data_file}"
+            )
+        return dataset
+
     def items(self) -> tuple[Path, int]:
         """Path and rows of the item table. Raises CorruptFileError if it was changed."""
         self._verify(self.items_file)
@@ -115,7 +131,10 @@ class RunFolder:
 
     def _record(self) -> dict[str, Any]:
         if not self.data_file.is_file():
-            raise RunFolderError(f"{self.data_file}: file is missing")
+            raise RunFolderError(
+                f"{self.data_file}: file is missing, expected it in a folder made by "
+                "`remi-fast train`"
+            )
         record = files.read_checked_json(self.data_file)
         for key, kind in (("path", str), ("checksum", str), ("items", int), ("files", dict)):
             if type(record.get(key)) is not kind:

@@ -21,6 +21,8 @@ from remi_fast.kernels.finite import all_finite, first_non_finite
 
 SHARD_BYTES = 256 << 20  # about what is held beside the tensors while writing or reading
 
+NOT_SAVED = "; it was not saved, and what was saved before stands"
+
 Rows = Callable[[int, int], Tensor]
 Form = tuple[tuple[int, ...], torch.dtype]
 
@@ -68,7 +70,7 @@ def write(
             for piece in shard
         }
         for piece, values in content.items():
-            _check_finite(piece, values)
+            _check_finite(f"checkpoint: {piece}", values, NOT_SAVED)
         try:
             save_file(content, paths[-1])
         except SafetensorError as error:
@@ -76,16 +78,13 @@ def write(
     return paths
 
 
-def _check_finite(name: str, values: Tensor) -> None:
+def _check_finite(name: str, values: Tensor, then: str = "") -> None:
     if not values.is_floating_point() or all_finite([values]):
         return
     found = first_non_finite(values)
     assert found is not None
     index, value = found
-    raise NonFiniteError(
-        f"checkpoint: {name}: got {value} at {list(index)}, expected finite numbers; "
-        "it was not saved, and what was saved before stands"
-    )
+    raise NonFiniteError(f"{name}: got {value} at {list(index)}, expected finite numbers{then}")
 
 
 def group_of(file_name: str) -> str:
@@ -121,9 +120,13 @@ def _joined(folder: Path, parts: list[tuple[Piece, Form]]) -> Form:
     return (rows, *shape[1:]), dtype
 
 
-def read_into(paths: Iterable[Path], tensors: Mapping[str, Tensor]) -> None:
-    """Copy what is in these files into `tensors`, which have the same `forms`, on any device."""
+def read_into(paths: list[Path], tensors: Mapping[str, Tensor]) -> None:
+    """Copy what is in these files into `tensors`, which have the same `forms`, on any device.
+
+    Raises NonFiniteError, naming tensor and row, where something is infinite or NaN.
+    """
     for piece, content in _pieces(paths):
+        _check_finite(f"{paths[0].parent}: {piece.key}", content)
         piece.of(tensors[piece.tensor].detach()).copy_(content)
 
 

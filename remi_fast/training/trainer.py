@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,10 +19,10 @@ from remi_fast import files
 from remi_fast.config import Config
 from remi_fast.data.dataset import Dataset
 from remi_fast.data.loader import BatchLoader
-from remi_fast.errors import DataError, RunFolderError
+from remi_fast.errors import ConfigError, DataError, RunFolderError
 from remi_fast.kernels.native import C
 from remi_fast.models.recommender import MultiInterestModel, make_model
-from remi_fast.retrieval.evaluate import evaluate
+from remi_fast.retrieval.evaluate import evaluate, held_out_users
 from remi_fast.training import checkpoint, popularity
 from remi_fast.training.candidates import needs_counts
 from remi_fast.training.diagnostics import diagnose
@@ -264,7 +266,9 @@ def new_model(config: Config, num_items: int) -> MultiInterestModel:
 def load_model(run: RunFolder, config: Config, num_items: int) -> MultiInterestModel:
     """The best weights of a run. Raises RunFolderError if there are none yet."""
     if config.train.checkpoints == "none":
-        raise RunFolderError(f"{run.path}: kept no weights: got train.checkpoints 'none'")
+        raise RunFolderError(
+            f"{run.path}: kept no weights: got train.checkpoints 'none', expected 'all' or 'best'"
+        )
     if not files.standing(run.best).exists():
         raise RunFolderError(
             f"{run.path}: has no best checkpoint yet; train it (on) until its first validation"
@@ -272,6 +276,37 @@ def load_model(run: RunFolder, config: Config, num_items: int) -> MultiInterestM
     model = new_model(config, num_items)
     checkpoint.load_weights(run.best, model)
     return model
+
+
+def check(dataset: Dataset, config: Config) -> None:
+    """Raise DataError or ConfigError, before anything is made, for what cannot be trained."""
+    for split in ("valid", "test"):
+        held_out_users(dataset, split)
+    lengths = np.diff(dataset.train_spans)
+    if config.model.name != "pop" and not (lengths > config.train.min_history).any():
+        raise DataError(
+            f"no user to train on: got at most {lengths.max(initial=0)} items of each of "
+            f"{len(lengths)}, expected one with more than train.min_history "
+            f"{config.train.min_history}"
+        )
+    _check_memory(config, dataset.num_items)
+
+
+def _check_memory(config: Config, num_items: int) -> None:
+    """What is needed at the very least: the table with its moments, the batch's vectors."""
+    model, batch = config.model, config.train.batch_size
+    table = 0 if model.name == "pop" else 3 * num_items * model.dim
+    samples = batch * (model.max_history + model.num_interests) * model.dim
+    routing = batch * model.max_history * model.num_interests
+    need = 4 * (table + samples + routing + config.loss.num_negatives * model.dim)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if need > there:
+        raise ConfigError(
+            f"model.dim {model.dim}, num_interests {model.num_interests}, max_history "
+            f"{model.max_history}, train.batch_size {batch}, loss.num_negatives "
+            f"{config.loss.num_negatives}: with {num_items} items these need {need / 2**30:,.0f} "
+            f"GiB of memory or more, expected at most the {there / 2**30:,.0f} GiB of this machine"
+        )
 
 
 def start(dataset: Dataset, run: RunFolder, config: Config) -> dict[str, Any]:
@@ -292,13 +327,7 @@ def resume(path: Path) -> dict[str, Any]:
         )
     if config.model.name == "pop":
         raise RunFolderError(f"{path}: has nothing to continue: pop is counted, not trained")
-    data, checksum = run.data()
-    dataset = Dataset.open(data)
-    if dataset.checksum != checksum:
-        raise DataError(
-            f"{data}: the dataset changed since the run began: got checksum {dataset.checksum}, "
-            f"expected {checksum}"
-        )
+    dataset = run.dataset()
     with run.training():
         run.recover()
         trainer = Trainer(run, dataset, config)

@@ -109,7 +109,8 @@ def text() -> Target:
 
 def config() -> Target:
     """load_config of a YAML file."""
-    good = {"c.yaml": yaml.safe_dump(as_dict(Config()), sort_keys=False).encode()}
+    settings = as_dict(Config())
+    good = {"c.yaml": _yaml(settings)}
 
     def damage(random: Random, content: Files) -> Files:
         (old,) = content.values()
@@ -117,7 +118,7 @@ def config() -> Target:
             case 0:
                 new = mutate.some_bytes(random, old)
             case 1:
-                changed = mutate.value(random, yaml.safe_load(old))
+                changed = mutate.value(random, settings)
                 new = json.dumps(changed).encode() if random.random() < 0.3 else _yaml(changed)
             case _:
                 new = mutate.lines(random, old, ": ")
@@ -127,7 +128,7 @@ def config() -> Target:
 
 
 def _yaml(value: object) -> bytes:
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).encode()
+    return yaml.dump(value, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True).encode()
 
 
 def _stored(random: Random, content: Files, index: str) -> Files:

@@ -273,12 +273,11 @@ OPTIMIZER = group(
      "        self._forget()",
      '        """Forget the rows gathered since the last step, and their gradients."""'),
     ("the rate is always the first", f"{OPTIM}follows_dense_adam_through_a_model[True-native]",
-     'self._steps.advance(float(self.param_groups[0]["lr"]))',
-     'self._steps.advance(float(self.defaults["lr"]))'),
+     'rate = float(self.param_groups[0]["lr"])',
+     'rate = float(self.defaults["lr"])'),
     ("a step without gradients is none", f"{OPTIM}nothing_to_merge",
-     'self._steps.advance(float(self.param_groups[0]["lr"]))\n        if used is not None:',
-     'if used is not None and len(used[1]):\n'
-     '            self._steps.advance(float(self.param_groups[0]["lr"]))'),
+     "self._steps.advance(rate)\n        if used is not None:",
+     "if used is not None and len(used[1]):\n            self._steps.advance(rate)"),
     ("flushing brings nothing up to date", DENSE_ADAM,
      "kernel.flush(self._adam, self._steps, backend=self._backend)",
      "pass"),
@@ -301,19 +300,23 @@ OPTIMIZER = group(
      ""),
 )  # fmt: skip
 
+NEAREST = group(
+    "remi_fast/errors.py",
+    ("nothing is near enough",
+     ERRORS + "[trian: {steps: 1}-did you mean train]",
+     "n=1, cutoff=0.5)",
+     "n=1, cutoff=0.99)"),
+)  # fmt: skip
+
 SETTINGS = group(
     "remi_fast/config.py",
-    ("an unknown section is let through",
-     ERRORS + "[trian: {steps: 1}-did you mean train]",
-     "difflib.get_close_matches(word, known, n=1, cutoff=0.5)",
-     "difflib.get_close_matches(word, known, n=1, cutoff=0.99)"),
     ("no steps are enough", ERRORS + "[train: {steps: 0}-train.steps: got 0, expected a "
      "finite number >= 1]",
-     "if not least <= value < 2**63:",
-     "if not 0 <= value < 2**63:"),
+     "if not least <= value < end:",
+     "if not 0 <= value < end:"),
     ("NaN is a number", ERRORS + "[loss: {beta: .nan}-loss.beta: got nan]",
-     "if not least <= value < 2**63:",
-     "if value < least or value >= 2**63:"),
+     "if not least <= value < end:",
+     "if value < least or value >= end:"),
     ("null is a value", ERRORS + "[optim: {lr: null}-optim.lr: got null, expected a value]",
      "if value is None:",
      "if value is ...:"),
@@ -321,5 +324,5 @@ SETTINGS = group(
 
 MUTANTS = [
     *LOSS, *TABLE, *SINGLE_VECTOR, *CAPSULES, *MAKING, *STEP, *CHOOSING, *COUNTING, *DIAGNOSING,
-    *SHARDING, *SAVING, *TRAINING, *OPTIMIZER, *SETTINGS,
+    *SHARDING, *SAVING, *TRAINING, *OPTIMIZER, *NEAREST, *SETTINGS,
 ]  # fmt: skip

@@ -71,7 +71,7 @@ def test_unknown_items_are_ignored_with_a_warning(recommender, caplog):
 def test_nothing_known_and_missing_columns_are_errors(recommender):
     with pytest.raises(DataError, match=r"none of the 1 interactions .*item ids of type String"):
         recommender.recommend(frame([(1, "durian")]))
-    with pytest.raises(DataError, match=r"no column 'item_id'.*columns found: user_id, item\)"):
+    with pytest.raises(DataError, match=r"no column 'item_id'.*columns found: 'user_id', 'item'\)"):
         recommender.recommend(frame([(1, "kiwi")], ("user_id", "item")))
     with pytest.raises(ValueError, match="k: got 0"):
         recommender.recommend(frame([(1, "kiwi")]), k=0)
