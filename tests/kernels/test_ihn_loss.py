@@ -404,7 +404,7 @@ def test_nothing_of_batch_times_negatives_is_stored():
         ({"beta": -1.0}, "beta: got -1.0"),
         ({"beta": math.nan}, "beta: got nan"),
         ({"log_q": torch.zeros(4)}, r"log_q: got shape \(4,\), expected \(5,\)"),
-        ({"target_ids": torch.zeros(3)}, "give both"),
+        ({"target_ids": torch.zeros(3, dtype=torch.long)}, "give both"),
         ({"backend": "cuda"}, "got backend 'cuda', expected one of: auto, triton, native, ref"),
         (
             {"backend": "triton"}
