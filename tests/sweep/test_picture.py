@@ -34,7 +34,9 @@ def test_means_seeds_and_curves(drawn):
     left, right = figure.axes
     dots = [line for line in left.lines if line.get_marker() == "o"]
     means = [line for line in left.lines if line.get_marker() == "|"]
-    for row, dot, mean, curve in zip(rows, dots, means, right.lines, strict=True):
+    for place, row in enumerate(rows):
+        dot, mean, curve = dots[place], means[place], right.lines[place]
+        assert list(mean.get_ydata()) == [place] and set(dot.get_ydata().round()) == {place}
         values = [0.9 - recall(trial) for trial in row.trials]
         assert list(dot.get_xdata()) == pytest.approx(values)
         assert list(mean.get_xdata()) == pytest.approx([sum(values) / 3])
@@ -57,6 +59,7 @@ def test_no_name_is_cut_off_and_none_covers_another(drawn, number):
     assert [" ".join(label.get_text().split()) for label in labels] == [row.name for row in rows]
     assert all(box.x0 >= 0 and box.y0 >= 0 for box in boxes)
     assert all(upper.y0 > lower.y1 for upper, lower in zip(boxes, boxes[1:], strict=False))
+    assert figure.axes[0].get_position().width > 0.25, "names leave room for results"
 
 
 def test_of_too_many_the_best_are_shown(drawn):

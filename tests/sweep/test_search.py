@@ -50,6 +50,12 @@ def test_a_search_that_was_stopped_goes_on(search, made_up, jobs):
     assert again[:12] == stopped and not {t for t, _ in stopped} & set(made_up)
 
 
+def test_ranges_are_on_the_scale_of_a_sample():
+    found = pytest.importorskip("remi_fast.sweep.search")
+    space = sweep.space(["loss.beta=0.01..100", "optim.lr=0..1", "model.dim=8..80"])
+    assert [found._distribution(values).log for values in space.values()] == [True, False, True]
+
+
 def test_what_fails_is_avoided(search):
     lines = ["optim.lr=1,9", "loss.beta=0.1..10"]
     runs = list(search(30, lines=lines))
