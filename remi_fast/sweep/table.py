@@ -55,8 +55,11 @@ def cells(rows: Sequence[Row], test: Sequence[str] = METRICS) -> list[list[str]]
     for row in rows:
         values = [value for _, value in row.trials[0].settings]
         found = [row.metrics()[name] for name in (CHOICE, *test)]
-        shown = [f"{mean:.4f} ± {deviation:.4f}" for mean, deviation in found]
-        table.append([*values, *shown, str(len(row.trials))])
+        seeds = len(row.trials)
+        shown = [
+            f"{m:.4f} ± {deviation:.4f}" if seeds > 1 else f"{m:.4f}" for m, deviation in found
+        ]
+        table.append([*values, *shown, str(seeds)])
     return table
 
 

@@ -126,6 +126,8 @@ def test_a_table_in_markdown(tmp_path):
         "| mind | 0.5 | 0.1875 ± 0.0884 |" + " 0.0938 ± 0.0442 |" * 4 + " 2 |\n"
         "| pop | 1 | 0.4375 ± 0.0884 |" + " 0.2188 ± 0.0442 |" * 4 + " 2 |\n"
     )
+    one_seed = sweep.rows({trials[0]: done[trials[0]]})
+    assert sweep.cells(one_seed, ["recall@50"])[1] == ["mind", "0.5", "0.2500", "0.1250", "1"]
     best_first = sweep.rows(done, best_first=True)
     assert [row.name for row in best_first] == ["name=pop beta=1", "name=mind beta=0.5"]
 
