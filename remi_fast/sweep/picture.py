@@ -49,7 +49,7 @@ def picture(rows: Sequence[Row], data: str) -> Figure:
 def _colors(ranks: Sequence[int]) -> list[Any]:
     """Hues for a few; for many, from bright for the best to dark."""
     if len(ranks) <= FEW:
-        return list(matplotlib.colormaps["tab10"].colors[: len(ranks)])
+        return [matplotlib.colormaps["tab10"](place) for place in range(len(ranks))]
     return [matplotlib.colormaps["viridis"](0.9 * (1 - rank / (len(ranks) - 1))) for rank in ranks]
 
 
