@@ -81,8 +81,8 @@ def run(arguments: Any) -> int:
         trials = folder.trials(settings, arguments.seeds)
         runs = sweep.train_all(folder, trials, data, jobs=arguments.jobs)
     done, failed = _follow(runs)
-    if rows := sweep.rows(done, best_first=arguments.optuna is not None):
-        _report(rows, arguments, folder.path)
+    if done:
+        _report(sweep.rows(done, best_first=bool(arguments.optuna)), arguments, folder.path)
     return 1 if failed else 0
 
 

@@ -1,5 +1,6 @@
 """The table of a sweep: a row for each setting, means and standard deviations over its seeds."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,7 @@ class Row:
 
 
 def rows(done: Mapping[Trial, dict[str, Any]], *, best_first: bool = False) -> list[Row]:
-    """A row for each setting, in the order of the runs, or by validation recall@50."""
+    """A row for each setting of one run or more, in their order, or by validation recall@50."""
     found: dict[tuple[tuple[str, str], ...], Row] = {}
     for trial, result in done.items():
         row = found.setdefault(trial.settings, Row([], []))
@@ -44,8 +45,14 @@ def rows(done: Mapping[Trial, dict[str, Any]], *, best_first: bool = False) -> l
 
 
 def by_choice(rows: Sequence[Row]) -> list[Row]:
-    """The best first."""
-    return sorted(rows, key=lambda row: row.metrics()[CHOICE][0], reverse=True)
+    """The best first, by the seeds that all of them have: of a search, the first."""
+    common = set.intersection(*({trial.seed for trial in row.trials} for row in rows))
+
+    def recall(row: Row) -> float:
+        values = zip(row.trials, row.values("valid", "recall@50"), strict=True)
+        return statistics.mean(v for trial, v in values if trial.seed in common or not common)
+
+    return sorted(rows, key=recall, reverse=True)
 
 
 def cells(rows: Sequence[Row], test: Sequence[str] = METRICS) -> list[list[str]]:

@@ -132,6 +132,18 @@ def test_a_table_in_markdown(tmp_path):
     assert [row.name for row in best_first] == ["name=pop beta=1", "name=mind beta=0.5"]
 
 
+def test_the_best_is_by_the_seeds_that_all_settings_have(tmp_path):
+    folder = sweep.SweepFolder(tmp_path / "sweep", Config(), "data")
+    trials = folder.trials([{"loss.beta": beta} for beta in "123"], [1, 2])
+    values = (0.3, 0.5, 0.4, 0.6, 0.1, 0.9)
+    done = {t: {"valid": metrics(v)} for t, v in zip(trials, values, strict=True)}
+    names = [row.name for row in sweep.rows(done, best_first=True)]
+    assert names == ["beta=3", "beta=1", "beta=2"]
+    searched = {trial: done[trial] for trial in [*trials[:3], trials[4]]}
+    names = [row.name for row in sweep.rows(searched, best_first=True)]
+    assert names == ["beta=2", "beta=3", "beta=1"], "by seed 1, which beta 2 alone has another of"
+
+
 def test_the_ablation_of_each_model(dataset, tmp_path, capsys, made_up):
     models = ["comirec-sa", "comirec-dr", "mind"]
     command = ["sweep", str(dataset.path), "--out", str(tmp_path / "sweep"), "--seeds", "1"]
