@@ -41,6 +41,17 @@ ALLOWED = {
         "polars",
     }
     | OUTSIDE,
+    "remi_fast/sweep": {
+        "sweep",
+        "api",
+        "config",
+        "errors",
+        "files",
+        "",
+        "kernels.permutation",
+        "matplotlib",
+        "optuna",
+    },
     "remi_fast/training": {
         "training",
         "retrieval",

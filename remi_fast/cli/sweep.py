@@ -1,11 +1,12 @@
 """Train many settings with several seeds, each run in a process of its own; print means and
-standard deviations over the seeds. The same command again goes on where it was stopped. Other
-options are those of `remi-fast train`, for all runs."""
+standard deviations over the seeds, draw a picture. The same command again goes on where it was
+stopped. Other options are those of `remi-fast train`, for all runs."""
 
 import json
 import os
 import shutil
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
     from remi_fast.config import Config
-    from remi_fast.sweep import Trial
+    from remi_fast.sweep import Outcome, Row, Space, SweepFolder, Trial
 
-METRICS = ("recall@20", "hit_rate@20", "ndcg@20", "recall@50")
+    Runs = Iterator[tuple[Trial, Outcome]]
 
 
 def add_arguments(parser: "ArgumentParser") -> None:
@@ -31,9 +32,15 @@ def add_arguments(parser: "ArgumentParser") -> None:
         nargs="+",
         default=[],
         metavar="KEY=VALUE,VALUE...",
-        help="values of a setting; all combinations are trained",
+        help="values of a setting, or a range LOW..HIGH; all combinations are trained",
     )
     parser.add_argument("--sample", type=int, help="train so many combinations, drawn at random")
+    parser.add_argument(
+        "--optuna",
+        type=int,
+        help="train so many combinations, chosen by validation recall@50 of the first seed, "
+        "and the best with all seeds",
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of each setting")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument(
@@ -51,43 +58,46 @@ def arrange(words: list[str]) -> list[str]:
 
 
 def run(arguments: Any) -> int:
-    """Train what is left, print a line for each run, then the table."""
+    """Train what is left, print a line for each run, then the table; draw the picture."""
     from remi_fast import sweep
     from remi_fast.config import config_from_namespace
 
+    _check(arguments)
+    config = config_from_namespace(arguments)
+    if config.train.threads == 0:  # the cores are shared by the jobs
+        threads = max(1, len(os.sched_getaffinity(0)) // arguments.jobs)
+        config = replace(config, train=replace(config.train, threads=threads))
+    space = sweep.space(_lines(arguments, config))
+    sweep.check(config, sweep.each_value(space), arguments.seeds)
+    if arguments.optuna:
+        search = _search(space)
+        folder, data = _open(arguments, config, search_jobs=arguments.jobs)
+        runs = search(
+            folder, space, arguments.optuna, seeds=arguments.seeds, data=data, jobs=arguments.jobs
+        )
+    else:
+        settings = sweep.grid(space, arguments.sample)
+        folder, data = _open(arguments, config)
+        trials = folder.trials(settings, arguments.seeds)
+        runs = sweep.train_all(folder, trials, data, jobs=arguments.jobs)
+    done, failed = _follow(runs)
+    if done:
+        _report(sweep.rows(done, best_first=bool(arguments.optuna)), arguments, folder.path)
+    return 1 if failed else 0
+
+
+def _check(arguments: Any) -> None:
     if arguments.resume or arguments.data is None:
         raise ConfigError(
             "DATA: expected a prepared folder, a raw file, or demo; "
             "a sweep goes on where it was without --resume"
         )
-    config = config_from_namespace(arguments)
-    if arguments.jobs < 1:
-        raise ConfigError(f"--jobs: got {arguments.jobs}, expected 1 or more")
-    settings = sweep.grid(_lines(arguments, config), arguments.sample)
-    if config.train.threads == 0:  # the cores are shared by the jobs
-        threads = max(1, len(os.sched_getaffinity(0)) // arguments.jobs)
-        config = replace(config, train=replace(config.train, threads=threads))
-    sweep.check(config, settings, arguments.seeds)
-    begun = Path(arguments.out).exists()
-    folder = sweep.SweepFolder(Path(arguments.out), config, str(Path(arguments.data)))
-    todo = folder.trials(settings, arguments.seeds)
-    try:
-        data = folder.prepared(arguments.data)
-    except BaseException:
-        if not begun:  # nothing but settings in it
-            shutil.rmtree(folder.path, ignore_errors=True)
-        raise
-    done, failed = [], 0
-    for trial, outcome in sweep.train_all(folder, todo, data, jobs=arguments.jobs):
-        if isinstance(outcome, str):
-            failed += 1
-            print(f"{trial.name} seed {trial.seed}: {outcome}", file=sys.stderr)
-        else:
-            done.append((trial, outcome))
-            found = f"test recall@50 {outcome['test']['recall@50']:.4f}"
-            print(f"{trial.name} seed {trial.seed}: {found}", file=sys.stderr, flush=True)
-    _show(done, folder.path, arguments.json)
-    return 1 if failed else 0
+    for name in ("jobs", "sample", "optuna"):
+        number = getattr(arguments, name)
+        if number is not None and number < 1:
+            raise ConfigError(f"--{name}: got {number}, expected 1 or more")
+    if arguments.sample and arguments.optuna:
+        raise ConfigError("--sample and --optuna: got both, expected one")
 
 
 def _lines(arguments: Any, config: "Config") -> list[str]:
@@ -99,30 +109,83 @@ def _lines(arguments: Any, config: "Config") -> list[str]:
             f"--ablation: got loss.beta {beta}, loss.rr_lambda {rr_lambda}, "
             "expected both above 0: they are what is left out"
         )
-    return [f"loss.beta=0,{beta:g}", f"loss.rr_lambda=0,{rr_lambda:g}", *arguments.grid]
+    from remi_fast.sweep import as_text
+
+    ours = {"loss.beta": beta, "loss.rr_lambda": rr_lambda}
+    return [*arguments.grid, *(f"{key}=0,{as_text(value)}" for key, value in ours.items())]
 
 
-def _show(done: list[tuple["Trial", dict[str, Any]]], out: Path, as_json: bool) -> None:
+def _search(space: "Space") -> Callable[..., "Runs"]:
+    """The function that searches. Raises ConfigError for what it lacks."""
+    if not space:
+        raise ConfigError("--optuna: got no --grid, expected lists or ranges to choose from")
+    try:
+        from remi_fast.sweep.search import search
+    except ImportError as error:
+        raise ConfigError(
+            f"--optuna: got {error}, expected it installed: pip install optuna"
+        ) from None
+    return search
+
+
+def _open(arguments: Any, config: "Config", search_jobs: int = 0) -> tuple["SweepFolder", Path]:
+    """The sweep's folder, and that of its data."""
+    from remi_fast.sweep import SweepFolder
+
+    begun = Path(arguments.out).exists()
+    folder = SweepFolder(Path(arguments.out), config, str(Path(arguments.data)), search_jobs)
+    try:
+        return folder, folder.prepared(arguments.data)
+    except BaseException:
+        if not begun:  # nothing but settings in it
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise
+
+
+def _follow(runs: "Runs") -> tuple[dict["Trial", dict[str, Any]], int]:
+    """Print a line for each run; the results, and how many failed."""
+    done, failed = {}, 0
+    for trial, outcome in runs:
+        if isinstance(outcome, str):
+            failed += 1
+            found = outcome
+        else:
+            done[trial] = outcome
+            test, valid = (outcome[split]["recall@50"] for split in ("test", "valid"))
+            found = f"test recall@50 {test:.4f}, valid {valid:.4f}"
+        print(f"{trial.name} seed {trial.seed}: {found}", file=sys.stderr, flush=True)
+    return done, failed
+
+
+def _report(rows: Sequence["Row"], arguments: Any, out: Path) -> None:
+    """Write the tables, draw the picture, print what fits a terminal."""
+    from remi_fast import files, sweep
+
+    metrics = {row.name: row.metrics() for row in rows}
+    files.write_json(out / "table.json", metrics)
+    text = sweep.markdown(sweep.cells(rows))
+    files.write_file(out / "table.md", lambda p: p.write_text(text, encoding="utf-8"))
+    pictures = _draw(rows, Path(arguments.data).name, out / "picture.png")
+    if arguments.json:
+        print(json.dumps(metrics))
+        return
     from rich.console import Console
     from rich.table import Table
 
-    from remi_fast import files
-    from remi_fast.sweep import mean_and_deviation
-
-    tests: dict[str, list[dict[str, float]]] = {}
-    for trial, result in done:
-        tests.setdefault(trial.name, []).append(result["test"])
-    rows = {
-        name: {metric: mean_and_deviation([run[metric] for run in runs]) for metric in METRICS}
-        for name, runs in tests.items()
-    }
-    files.write_json(out / "table.json", rows)
-    if as_json:
-        print(json.dumps(rows))
-        return
-    table = Table("test", *METRICS, "seeds")
-    for name, row in rows.items():
-        cells = [f"{row[metric][0]:.4f} ± {row[metric][1]:.4f}" for metric in METRICS]
-        table.add_row(name, *cells, str(len(tests[name])))
+    header, *lines = sweep.cells(rows, ["recall@50"])
+    table = Table(*header)
+    for line in lines:
+        table.add_row(*line)
     Console().print(table)
-    print(f"runs and table.json: {out}")
+    print(f"{out}: runs; all metrics in table.md, table.json{pictures}")
+
+
+def _draw(rows: Sequence["Row"], data: str, path: Path) -> str:
+    """What to add to the list of files: the picture, where it can be drawn."""
+    try:
+        from remi_fast.sweep.picture import draw
+    except ImportError as error:
+        print(f"no picture ({error}): pip install matplotlib", file=sys.stderr)
+        return ""
+    draw(rows, data, path)
+    return f"; {path.name}"

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from .case import SMALL, accepted, nan_in_the_best_weights, refused, without
+from .case import accepted, nan_in_the_best_weights, refused, without
 
 RECOMMEND = "recommend run --k 3 --out out.csv --histories h.csv"
 HISTORY = {"h.csv": "user_id,item_id\nnew,t0-1\n"}
@@ -223,19 +223,4 @@ CASES = [
         kind=2,
     ),
     refused("a word too many", "info here", "arguments", "here", "unrecognized", kind=2),
-    refused(
-        "a sweep of nothing",
-        f"sweep none --out out {SMALL}",
-        "none: ",
-        "no such file or folder",
-        "expected a prepared folder",
-    ),
-    refused(
-        "a sweep with a seed below 0",
-        f"sweep data --out out {SMALL} --seeds -1",
-        "train.seed: ",
-        "got -1",
-        "number >= 0",
-        kind=2,
-    ),
 ]

@@ -1,24 +1,24 @@
-"""Trains many settings with many seeds, each run in a process of its own, and compares them."""
+"""The runs of a sweep: their folders, and training them in processes of their own."""
 
 import hashlib
 import json
+import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from remi_fast import files
 from remi_fast.api import open_data
-from remi_fast.config import Config, as_dict, as_yaml, load_config
+from remi_fast.config import Config, as_dict, as_yaml
 from remi_fast.errors import ConfigError, RunFolderError
 
 Settings = dict[str, str]  # configuration key -> value, as on the command line
+Outcome = dict[str, Any] | str  # the result of a run, or the error it ended with
 
 
 @dataclass(frozen=True)
@@ -31,45 +31,20 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """The settings, as tables show them."""
-        short = [(key.rpartition(".")[2], value) for key, value in self.settings]
-        return " ".join(f"{key}={value}" for key, value in short) or "as given"
+        """The settings, in short."""
+        return " ".join(f"{short(key)}={value}" for key, value in self.settings) or "as given"
+
+    def curve(self) -> dict[int, float]:
+        """Validation recall@50 by step; empty where nothing was trained (model.name pop)."""
+        file = self.folder / "metrics.jsonl"
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        records = map(json.loads, lines)
+        return {r["step"]: r["recall@50"] for r in records if r.get("split") == "valid"}
 
 
-def grid(lines: Sequence[str], sample: int | None, seed: int = 0) -> list[Settings]:
-    """All combinations of `key=value,value...` lines; or `sample` of them, drawn without repeats.
-
-    Raises ConfigError for a line of another form, or a key that comes twice.
-    """
-    keys: dict[str, list[str]] = {}
-    for line in lines:
-        key, equals, values = line.removeprefix("--").partition("=")
-        if not (key and equals and all(values.split(","))) or key in keys:
-            raise ConfigError(
-                f"--grid: got {line!r}, expected key=value,value... such as loss.beta=0,1, "
-                "every key once"
-            )
-        keys[key] = values.split(",")
-    combinations = [dict(zip(keys, each, strict=True)) for each in product(*keys.values())]
-    if sample is None or sample >= len(combinations):
-        return combinations
-    if sample < 1:
-        raise ConfigError(f"--sample: got {sample}, expected 1 or more")
-    from remi_fast.kernels.permutation import permute
-
-    chosen = permute(range(sample), len(combinations), seed=seed, step=0)
-    return [combinations[i] for i in sorted(chosen)]
-
-
-def check(config: Config, settings: Sequence[Settings], seeds: Sequence[int] = ()) -> None:
-    """Raise ConfigError, before anything is made, for a key or value that is none."""
-    with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder) / "config.yaml"
-        base.write_text(as_yaml(config), encoding="utf-8")
-        for each in settings:
-            load_config(base, tuple(_options(each.items())))
-        for seed in seeds:
-            load_config(base, (f"--train.seed={seed}",))
+def short(key: str) -> str:
+    """The last part of a configuration key, which is one's own."""
+    return key.rpartition(".")[2]
 
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
@@ -84,13 +59,16 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
 class SweepFolder:
     """The folder of a sweep: its data and common settings, and a run folder for each trial."""
 
-    def __init__(self, path: Path, config: Config, data: str) -> None:
+    def __init__(self, path: Path, config: Config, data: str, search_jobs: int = 0) -> None:
         """Make the folder, or find that it is of this very sweep.
 
+        search_jobs: of a search, which other jobs would lead elsewhere; else 0.
         Raises RunFolderError where it is something else, ConfigError where data or settings differ.
         """
         self.path, self.base = path, path / "config.yaml"
         record = {"data": data, **as_dict(config)}
+        if search_jobs:
+            record["search_jobs"] = search_jobs
         file = path / "sweep.json"
         if file.is_file():
             before = _flat(json.loads(file.read_text(encoding="utf-8")))
@@ -113,20 +91,21 @@ class SweepFolder:
         return open_data(own if own.exists() else data, own).path
 
     def trials(self, settings: Sequence[Settings], seeds: Sequence[int]) -> list[Trial]:
-        """Every setting with every seed, all settings with the first seed first."""
-        return [
+        """Every setting with every seed, once, all settings with the first seed first."""
+        trials = [
             Trial(tuple(each.items()), seed, self.path / _folder(each, seed))
             for seed in seeds
             for each in settings
         ]
+        return list(dict.fromkeys(trials))
 
-    def train(self, trial: Trial, data: Path) -> dict[str, Any] | str:
+    def train(self, trial: Trial, data: Path) -> Outcome:
         """The result of a trial, which is trained (on) if need be, or the error it ended with."""
         if (finished := _result(trial)) is not None:
             return finished
         words = ["--resume"]
-        if not trial.folder.exists():
-            words = [str(data), "--config", str(self.base), *_options(trial.settings)]
+        if not _can_go_on(trial.folder):
+            words = [str(data), "--config", str(self.base), *as_options(trial.settings)]
             words.append(f"--train.seed={trial.seed}")
         command = [sys.executable, "-m", "remi_fast.cli", "train", "--out", str(trial.folder)]
         done = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
@@ -134,13 +113,27 @@ class SweepFolder:
         return result or (done.stderr.strip().splitlines() or ["interrupted"])[-1]
 
 
-def _options(settings: Iterable[tuple[str, str]]) -> list[str]:
+def _can_go_on(folder: Path) -> bool:
+    """Whether there is a run to resume; one that saved nothing to go on from is removed."""
+    if not folder.exists():
+        return False
+    if files.standing(folder / "checkpoints" / "last").exists():
+        return True
+    with files.locked(folder) as mine:
+        if mine is False:  # another sweep is training it
+            return True
+        shutil.rmtree(folder)
+    return False
+
+
+def as_options(settings: Iterable[tuple[str, str]]) -> list[str]:
+    """The settings as words of the command line."""
     return [f"--{key}={value}" for key, value in settings]
 
 
 def _folder(settings: Settings, seed: int) -> str:
     """A name that is readable, and one's own also where it had to be cut."""
-    text = ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in settings.items())
+    text = ",".join(f"{short(key)}={value}" for key, value in settings.items())
     readable = "".join(c if c.isalnum() or c in "=,.-_" else "_" for c in text)[:80]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
     return f"{readable or 'as-given'}-{digest}-seed{seed}"
@@ -148,7 +141,7 @@ def _folder(settings: Settings, seed: int) -> str:
 
 def train_all(
     folder: SweepFolder, todo: Sequence[Trial], data: Path, *, jobs: int
-) -> Iterator[tuple[Trial, dict[str, Any] | str]]:
+) -> Iterator[tuple[Trial, Outcome]]:
     """Each trial, in order, and its result, or the error it ended with; `jobs` at a time."""
     with ThreadPoolExecutor(jobs) as pool:
         yield from zip(todo, pool.map(lambda trial: folder.train(trial, data), todo), strict=True)

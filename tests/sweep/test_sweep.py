@@ -1,0 +1,182 @@
+"""Sweeps: which runs, from which commands, resumed and compared."""
+
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+from remi_fast import files, sweep
+from remi_fast.cli import main
+from remi_fast.config import Config
+from remi_fast.errors import ConfigError, RunFolderError
+
+from .conftest import metrics
+
+SMALL = ["--model.dim=8", "--loss.num_negatives=20", "--train.batch_size=16", "--train.threads=1"]
+SHORT = [*SMALL, "--train.steps=10", "--train.eval_every=10", "--model.num_interests=2"]
+
+
+def test_folders_are_told_apart(tmp_path):
+    folder = sweep.SweepFolder(tmp_path / "sweep", Config(), "data")
+    settings = [{"a.b": "x/../y"}, {"a.b": "x_.._y"}, {"c.b": "x_.._y"}, {}]
+    trials = folder.trials(settings, [1, 2])
+    assert len({trial.folder for trial in trials}) == 8
+    assert all(trial.folder.parent == tmp_path / "sweep" for trial in trials)
+    assert trials[3].name == "as given" and [t.seed for t in trials] == [1] * 4 + [2] * 4
+    assert folder.trials([*settings, {}], [1, 2, 2]) == trials, "nothing twice"
+
+
+def commands(monkeypatch):
+    """Those that would have been run."""
+    words = []
+
+    def run(command, **options):
+        words.append(command)
+        return subprocess.CompletedProcess(command, 1, "", "it failed")
+
+    monkeypatch.setattr(sweep.runs.subprocess, "run", run)
+    return words
+
+
+def test_a_run_goes_on_from_its_checkpoint_or_is_begun_again(tmp_path, monkeypatch):
+    folder = sweep.SweepFolder(tmp_path / "sweep", Config(), "data")
+    (trial,) = folder.trials([{"loss.beta": "2"}], [7])
+    words = commands(monkeypatch)
+    assert folder.train(trial, tmp_path / "data") == "it failed"
+    (trial.folder / "checkpoints" / "best").mkdir(parents=True)
+    with files.locked(trial.folder):  # as where another sweep trains it
+        folder.train(trial, tmp_path / "data")
+        assert trial.folder.exists()
+    folder.train(trial, tmp_path / "data")
+    assert not trial.folder.exists()
+    (trial.folder / "checkpoints" / "last").mkdir(parents=True)
+    folder.train(trial, tmp_path / "data")
+    assert [words.index("--resume") if "--resume" in words else 0 for words in words] == [
+        0,
+        6,
+        0,
+        6,
+    ]
+    assert words[0] == words[2] and words[0][-2:] == ["--loss.beta=2", "--train.seed=7"]
+
+
+def test_a_folder_is_of_one_sweep(tmp_path):
+    sweep.SweepFolder(tmp_path / "sweep", Config(), "data")
+    sweep.SweepFolder(tmp_path / "sweep", Config(), "data")
+    with pytest.raises(ConfigError, match="a sweep with data 'data', got 'other'"):
+        sweep.SweepFolder(tmp_path / "sweep", Config(), "other")
+    with pytest.raises(ConfigError, match="a sweep with search_jobs None, got 2"):
+        sweep.SweepFolder(tmp_path / "sweep", Config(), "data", 2)
+    other = Config(loss=Config().loss.__class__(beta=3))
+    with pytest.raises(ConfigError, match="a sweep with loss.beta 1.0, got 3"):
+        sweep.SweepFolder(tmp_path / "sweep", other, "data")
+    (tmp_path / "else").mkdir()
+    with pytest.raises(RunFolderError, match="exists and is no sweep"):
+        sweep.SweepFolder(tmp_path / "else", Config(), "data")
+
+
+def test_the_ablation_from_the_command_line(dataset, tmp_path, capsys):
+    out = tmp_path / "sweep"
+    command = ["sweep", str(dataset.path), "--out", str(out), "--ablation", "--seeds", "1", "2"]
+    command += ["--jobs", "2", "--json", *SHORT]
+    assert main(command) == 0
+    rows = json.loads(capsys.readouterr().out)
+    names = [f"beta={beta} rr_lambda={rr}" for beta in (0, 1) for rr in (0, 100)]
+    assert list(rows) == names and rows == json.loads((out / "table.json").read_text())
+    runs = {path: json.loads(path.read_text()) for path in out.glob("*/result.json")}
+    assert len(runs) == 8
+    if importlib.util.find_spec("matplotlib"):
+        assert (out / "picture.png").read_bytes().startswith(b"\x89PNG")
+    plain = [r["test"]["recall@50"] for p, r in runs.items() if "beta=0,rr_lambda=0" in str(p)]
+    assert rows[names[0]]["recall@50"] == [statistics.mean(plain), statistics.stdev(plain)]
+    assert len({r["test"]["ndcg@50"] for r in runs.values()}) > 4, "they differ"
+
+    victim = next(out.glob("beta=1*seed2"))
+    before = {path: path.stat().st_mtime_ns for path in runs}
+    (victim / "result.json").unlink()  # as if it had been stopped
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out) == rows
+    after = {path: path.stat().st_mtime_ns for path in out.glob("*/result.json")}
+    assert [path for path in before if before[path] != after[path]] == [victim / "result.json"]
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_kept(dataset, tmp_path, capsys):
+    command = ["sweep", str(dataset.path), "--out", str(tmp_path / "sweep"), "--seeds", "1"]
+    assert main([*command, "--grid", "optim.lr=0.001,1e18", *SHORT]) == 1
+    printed = capsys.readouterr()
+    assert "lr=1e18 seed 1: remi-fast train: step" in printed.err
+    assert "lr=0.001 seed 1: test recall@50" in printed.err
+    assert list(json.loads((tmp_path / "sweep" / "table.json").read_text())) == ["lr=0.001"]
+
+
+def test_a_table_in_markdown(tmp_path):
+    trials = sweep.SweepFolder(tmp_path / "sweep", Config(), "data").trials(
+        [{"model.name": "mind", "loss.beta": "0.5"}, {"model.name": "pop", "loss.beta": "1"}],
+        [1, 2],
+    )
+    values = dict(zip(trials, (0.25, 0.375, 0.125, 0.5), strict=True))
+    done = {t: {"valid": metrics(v), "test": metrics(v / 2)} for t, v in values.items()}
+    assert sweep.markdown(sweep.cells(sweep.rows(done))) == (
+        "| name | beta | valid recall@50 | test recall@20 | test hit_rate@20 | test ndcg@20 | "
+        "test recall@50 | seeds |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
+        "| mind | 0.5 | 0.1875 ± 0.0884 |" + " 0.0938 ± 0.0442 |" * 4 + " 2 |\n"
+        "| pop | 1 | 0.4375 ± 0.0884 |" + " 0.2188 ± 0.0442 |" * 4 + " 2 |\n"
+    )
+    one_seed = sweep.rows({trials[0]: done[trials[0]]})
+    assert sweep.cells(one_seed, ["recall@50"])[1] == ["mind", "0.5", "0.2500", "0.1250", "1"]
+    best_first = sweep.rows(done, best_first=True)
+    assert [row.name for row in best_first] == ["name=pop beta=1", "name=mind beta=0.5"]
+
+
+def test_the_best_is_by_the_seeds_that_all_settings_have(tmp_path):
+    folder = sweep.SweepFolder(tmp_path / "sweep", Config(), "data")
+    trials = folder.trials([{"loss.beta": beta} for beta in "123"], [1, 2])
+    values = (0.3, 0.5, 0.4, 0.6, 0.1, 0.9)
+    done = {t: {"valid": metrics(v)} for t, v in zip(trials, values, strict=True)}
+    names = [row.name for row in sweep.rows(done, best_first=True)]
+    assert names == ["beta=3", "beta=1", "beta=2"]
+    searched = {trial: done[trial] for trial in [*trials[:3], trials[4]]}
+    names = [row.name for row in sweep.rows(searched, best_first=True)]
+    assert names == ["beta=2", "beta=3", "beta=1"], "by seed 1, which beta 2 alone has another of"
+
+
+def test_the_ablation_of_each_model(dataset, tmp_path, capsys, made_up):
+    models = ["comirec-sa", "comirec-dr", "mind"]
+    command = ["sweep", str(dataset.path), "--out", str(tmp_path / "sweep"), "--seeds", "1"]
+    command += ["--ablation", "--grid", f"model.name={','.join(models)}", "--loss.beta=0.123456789"]
+    assert main(command) == 0
+    ablation = [("0", "0"), ("0", "100"), ("0.123456789", "0"), ("0.123456789", "100")]
+    keys = ("model.name", "loss.beta", "loss.rr_lambda")
+    assert [t.settings for t in made_up] == [
+        tuple(zip(keys, (model, *each), strict=True)) for model in models for each in ablation
+    ]
+
+
+def test_without_matplotlib_a_sweep_ends_well(dataset, tmp_path, capsys, made_up, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "remi_fast.sweep.picture", raising=False)
+    out = tmp_path / "sweep"
+    assert main(["sweep", str(dataset.path), "--out", str(out), "--grid", "loss.beta=1,2"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.count("pip install matplotlib") == 1 and "picture.png" not in printed.out
+    assert (out / "table.md").read_text().count("\n") == 4 and not (out / "picture.png").exists()
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--grid", "loss.betta=1,2"], "did you mean loss.beta"),
+        (["--jobs", "0"], "--jobs: got 0, expected 1 or more"),
+        (["--sample", "0", "--grid", "loss.beta=1,2"], "--sample: got 0"),
+        (["--ablation", "--loss.beta=0"], "--ablation: got loss.beta 0"),
+        (["--optuna", "5"], "--optuna: got no --grid"),
+        (["--resume"], "without --resume"),
+    ],
+)
+def test_bad_commands_leave_nothing_behind(words, message, dataset, tmp_path, capsys):
+    assert main(["sweep", str(dataset.path), "--out", str(tmp_path / "sweep"), *words]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "sweep").exists()
