@@ -52,6 +52,7 @@ class LossConfig:
 
     Args:
         beta: Hardness of the negatives (IHN); 0 weighs them all alike.
+        beta_warmup: Steps in which beta grows from 0, linearly; 0 has it constant.
         rr_lambda: Strength of the routing regularizer (RR); 0 turns it off.
         num_negatives: Negatives drawn per step, N, shared by the whole batch.
         sampler: Distribution the negatives are drawn from: uniform, log-uniform (by rank),
@@ -63,6 +64,7 @@ class LossConfig:
     """
 
     beta: float = 1.0
+    beta_warmup: int = 0
     rr_lambda: float = 100.0
     num_negatives: int = 1280
     sampler: Literal["uniform", "log-uniform", "popularity", "in-batch", "mixed"] = "uniform"
@@ -73,9 +75,16 @@ class LossConfig:
     def __post_init__(self) -> None:
         _check_types("loss", self)
         _at_least("loss.beta", self.beta, 0)
+        _at_least("loss.beta_warmup", self.beta_warmup, 0)
         _at_least("loss.rr_lambda", self.rr_lambda, 0)
         _at_least("loss.num_negatives", self.num_negatives, 1, 2**31)
         _at_least("loss.sampler_alpha", self.sampler_alpha, 0)
+
+    def beta_at(self, step: int) -> float:
+        """beta of a training step, counted from 0: a function of the step alone."""
+        if step >= self.beta_warmup:
+            return self.beta
+        return self.beta * (step / self.beta_warmup)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,7 +67,7 @@ class TrainingStep:
             target_rows,
             negative_rows,
             routing,
-            beta=loss.beta,
+            beta=loss.beta_at(step),
             detach_weights=loss.detach_weights,
             log_q=log_q,
             target_ids=target if mask_hits else None,

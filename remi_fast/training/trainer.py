@@ -129,7 +129,12 @@ class Trainer:
     def _log(self, log: MetricsLog, loss: StepLoss) -> None:
         self._mean.add(loss)
         if self.step % LOG_EVERY == 0:
-            log.write({"step": self.step, **self._mean.take(), **self.speed()})
+            log.write({"step": self.step, **self._mean.take(), "beta": self.beta, **self.speed()})
+
+    @property
+    def beta(self) -> float:
+        """Hardness of the last step's negatives."""
+        return self.config.loss.beta_at(self.step - 1)
 
     def speed(self) -> dict[str, float]:
         """Time in training steps alone, and samples a second of it."""
@@ -145,8 +150,7 @@ class Trainer:
     def _validate(self, log: MetricsLog) -> dict[str, float]:
         metrics = self.evaluate("valid", self.config.train.eval_users or None)
         log.write({"step": self.step, "split": "valid", **metrics})
-        beta, seed = self.config.loss.beta, self.config.train.seed
-        found = diagnose(self.model, self.dataset, beta=beta, seed=seed)
+        found = diagnose(self.model, self.dataset, beta=self.beta, seed=self.config.train.seed)
         log.write({"step": self.step, "split": "diagnostics", **found})
         if metrics[SELECTION_METRIC] > self.best["valid"].get(SELECTION_METRIC, -math.inf):
             self.best = {"step": self.step, "valid": metrics}

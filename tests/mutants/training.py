@@ -8,6 +8,7 @@ DIAGNOSTICS = "tests/training/test_diagnostics.py::test_"
 CHECKPOINT = "tests/training/test_checkpoint.py::test_"
 TRAINER = "tests/training/test_trainer.py::test_"
 NON_FINITE = "tests/training/test_non_finite.py::test_"
+STEPS = "tests/training/test_step.py::test_steps_are_those_of_plain_pytorch"
 OPTIM = "tests/test_optim.py::test_"
 LOSSES = "tests/test_losses.py::test_"
 ERRORS = "tests/test_config.py::test_errors"
@@ -142,6 +143,9 @@ STEP = group(
     ("rows of targets and negatives swapped", f"{AS_DRAWN}[popularity]",
      "torch.cat([history.flatten(), target, negatives])",
      "torch.cat([history.flatten(), negatives, target])"),
+    ("beta without its warm-up", f"{STEPS}[beta-rr_lambda-beta_warmup]",
+     "beta=loss.beta_at(step),",
+     "beta=loss.beta,"),
     ("gradients of the step before", f"{CHECKPOINT}training_continues_from_shards_with_the_same_"
      "bits",
      "        self.dense_optimizer.zero_grad()\n",
@@ -320,6 +324,9 @@ SETTINGS = group(
     ("null is a value", ERRORS + "[optim: {lr: null}-optim.lr: got null, expected a value]",
      "if value is None:",
      "if value is ...:"),
+    ("beta is full a step early", f"{STEPS}[beta-rr_lambda-beta_warmup]",
+     "return self.beta * (step / self.beta_warmup)",
+     "return self.beta * ((step + 1) / self.beta_warmup)"),
 )  # fmt: skip
 
 MUTANTS = [

@@ -39,7 +39,7 @@ def plain_steps(model, loss):
             query,
             table[target],
             table[negatives],
-            beta=loss.beta,
+            beta=loss.beta * min(step / loss.beta_warmup, 1) if loss.beta_warmup else loss.beta,
             detach_weights=loss.detach_weights,
             **masks,
         )
@@ -59,6 +59,7 @@ def plain_steps(model, loss):
         {"beta": 0.3, "rr_lambda": 0.5},
         {"beta": 0.3, "rr_lambda": 0.5, "detach_weights": True},
         {"beta": 2.0, "rr_lambda": 0.0, "mask_hits": True},
+        {"beta": 2.0, "rr_lambda": 0.0, "beta_warmup": 7},
     ],
     ids=lambda options: "-".join(options),
 )

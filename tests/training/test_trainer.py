@@ -21,7 +21,7 @@ def config(**train):
     chosen = {"batch_size": 16, "steps": 40, "eval_every": 10, "threads": 1} | train
     return Config(
         model=ModelConfig(dim=8, num_interests=2, max_history=6),
-        loss=LossConfig(beta=1.0, rr_lambda=1.0, num_negatives=32),
+        loss=LossConfig(beta=1.0, beta_warmup=25, rr_lambda=1.0, num_negatives=32),
         optim=OptimConfig(lr=0.01),
         train=TrainConfig(**chosen),
     )
@@ -66,6 +66,8 @@ def test_run_folder(finished, dataset):
     assert [line["step"] for line in validations] == [10, 20, 30, 40]
     best = max(validations, key=lambda line: line["recall@50"])
     assert best["recall@50"] == result["valid"]["recall@50"]
+    logged = {line["step"]: line["beta"] for line in log(run) if "loss" in line}
+    assert logged == {7: 6 / 25, 14: 13 / 25, 21: 20 / 25, 28: 1, 35: 1}, "beta of the last step"
     assert list((run / "tensorboard").glob("events*"))
     assert {"torch", "cpu", "command"} <= json.loads((run / "env.json").read_text()).keys()
 

@@ -55,6 +55,8 @@ CASES = [
     option("beta 1e30", "--loss.beta=1e30", r"got 1e\+30", r"less than 2\^63"),
     option("beta a word", "--loss.beta=hard", "got hard", "a number"),
     option("beta nothing", "--loss.beta=", "got nothing", "a number"),
+    option("a warm-up below 0", "--loss.beta_warmup=-1", "got -1", "number >= 0"),
+    option("half a step of warm-up", "--loss.beta_warmup=1.5", "got 1.5", "a whole number"),
     option("lambda 1e308", "--loss.rr_lambda=1e308", r"got 1e\+308", "less than"),
     option("a rate below 0", "--optim.lr=-1", "got -1", "finite number >= 0"),
     option("a rate of NaN", "--optim.lr=nan", "got nan", "a number"),
@@ -156,6 +158,7 @@ CASES = [
     accepted(
         "a batch larger than the users", f"{TRAIN} --train.batch_size=500", trained(batch_size=500)
     ),
+    accepted("a warm-up longer than the run", f"{TRAIN} --loss.beta_warmup=9", trained()),
     accepted("a rate of 0", f"{TRAIN} --optim.lr=0", trained(lr=0)),
     accepted("the last of two values", f"{TRAIN} --train.seed=5", trained(seed=5)),
     accepted("more users than there are", f"{TRAIN} --train.eval_users=9999", trained()),
