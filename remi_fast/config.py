@@ -57,9 +57,11 @@ class LossConfig:
         num_negatives: Negatives drawn per step, N, shared by the whole batch.
         sampler: Distribution the negatives are drawn from: uniform, log-uniform (by rank),
             popularity, in-batch (the batch's targets in their place), mixed (uniform and in-batch).
-            All are corrected for their probabilities.
+            All are corrected for their probabilities. With full nothing is drawn: every item is a
+            negative (num_negatives is nothing to it), and beta 0 is the full softmax.
         sampler_alpha: Exponent of the popularity.
-        mask_hits: Leave negatives out that are the row's own target (with in-batch, always).
+        mask_hits: Leave negatives out that are the row's own target (with in-batch, mixed and full,
+            always).
         detach_weights: Treat the importance weights of IHN as constants.
     """
 
@@ -67,7 +69,9 @@ class LossConfig:
     beta_warmup: int = 0
     rr_lambda: float = 100.0
     num_negatives: int = 1280
-    sampler: Literal["uniform", "log-uniform", "popularity", "in-batch", "mixed"] = "uniform"
+    sampler: Literal["uniform", "log-uniform", "popularity", "in-batch", "mixed", "full"] = (
+        "uniform"
+    )
     sampler_alpha: float = 0.75
     mask_hits: bool = False
     detach_weights: bool = False

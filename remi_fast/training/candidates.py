@@ -1,5 +1,7 @@
 """The negatives of a training step: which items, and how probable each was."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -22,6 +24,10 @@ class Candidates:
     popularity   in proportion to (training interactions)^alpha
     in-batch     the targets of the batch; their q is the popularity
     mixed        N uniform ones and the targets; q is the mixture (Yang et al., WWW 2020)
+    full         every item, 1..I-1, once: nothing is drawn
+
+    with_targets: the targets are among them, and each row's own has to be left out.
+    log_scale: log of the number of items that a row's candidates stand for; None is log N.
     """
 
     def __init__(
@@ -39,8 +45,13 @@ class Candidates:
         """
         self.num, self.num_items = loss.num_negatives, num_items
         self.seed, self.backend = seed, backend
-        self.with_targets = loss.sampler in ("in-batch", "mixed")
-        self.draws = loss.sampler != "in-batch"
+        self.with_targets = loss.sampler in ("in-batch", "mixed", "full")
+        self.draws = loss.sampler not in ("in-batch", "full")
+        self.log_scale: float | None = None
+        self._catalogue: Tensor | None = None
+        if loss.sampler == "full":
+            self._catalogue = torch.arange(1, num_items)
+            self.log_scale = math.log(max(num_items - 2, 1))  # without the row's own target
         self._proposal: Proposal | None = None
         self._log_q: Tensor | None = None
         if loss.sampler == "log-uniform":
@@ -59,6 +70,8 @@ class Candidates:
 
     def __call__(self, step: int, target: Tensor) -> tuple[Tensor, Tensor | None]:
         """The candidates of a batch with these targets (B,)."""
+        if self._catalogue is not None:
+            return self._catalogue, None
         ids = target.long()
         if self.draws:
             drawn = sample_negatives(

@@ -70,6 +70,7 @@ class TrainingStep:
             beta=loss.beta_at(step),
             detach_weights=loss.detach_weights,
             log_q=log_q,
+            log_scale=self.candidates.log_scale,
             target_ids=target if mask_hits else None,
             negative_ids=negatives if mask_hits else None,
             backend=backend,

@@ -302,14 +302,15 @@ def _check_memory(config: Config, num_items: int) -> None:
     table = 0 if model.name == "pop" else 3 * num_items * model.dim
     samples = batch * (model.max_history + model.num_interests) * model.dim
     routing = batch * model.max_history * model.num_interests
-    need = 4 * (table + samples + routing + config.loss.num_negatives * model.dim)
+    negatives = num_items - 1 if config.loss.sampler == "full" else config.loss.num_negatives
+    need = 4 * (table + samples + routing + negatives * model.dim)
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if need > there:
         raise ConfigError(
             f"model.dim {model.dim}, num_interests {model.num_interests}, max_history "
-            f"{model.max_history}, train.batch_size {batch}, loss.num_negatives "
-            f"{config.loss.num_negatives}: with {num_items} items these need {need / 2**30:,.0f} "
-            f"GiB of memory or more, expected at most the {there / 2**30:,.0f} GiB of this machine"
+            f"{model.max_history}, train.batch_size {batch}, {negatives} negatives: with "
+            f"{num_items} items these need {need / 2**30:,.0f} GiB of memory or more, expected at "
+            f"most the {there / 2**30:,.0f} GiB of this machine"
         )
 
 

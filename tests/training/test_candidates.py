@@ -14,7 +14,7 @@ from remi_fast.training.candidates import Candidates
 from remi_fast.training.step import TrainingStep
 
 ITEMS, N = 50, 30
-SAMPLERS = ["uniform", "log-uniform", "popularity", "in-batch", "mixed"]
+SAMPLERS = ["uniform", "log-uniform", "popularity", "in-batch", "mixed", "full"]
 
 
 @pytest.fixture
@@ -62,6 +62,13 @@ def test_mixed_takes_both_and_their_mixture(counts):
     popular = (counts / counts.sum())[ids]
     expected = (len(target) * popular + N / (ITEMS - 1)) / (N + len(target))
     torch.testing.assert_close(log_q.exp(), expected, rtol=1e-5, atol=0)
+
+
+def test_full_is_every_item_once_at_every_step():
+    candidates = make("full", None)
+    for step in (0, 5):
+        ids, log_q = candidates(step, torch.tensor([1, 2, 1]))
+        assert ids.tolist() == list(range(1, ITEMS)) and log_q is None
 
 
 @pytest.mark.parametrize("sampler", ["log-uniform", "popularity", "in-batch", "mixed"])

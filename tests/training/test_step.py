@@ -22,6 +22,19 @@ def batches():
         yield history, length, torch.randint(1, ITEMS, (9,), generator=generator)
 
 
+def whole_catalogue(query, table, target, beta):
+    """The full softmax; with beta > 0 the ideal distribution, row by row."""
+    scores = query @ table[1:].T
+    if beta == 0:
+        return torch.nn.functional.cross_entropy(scores, target - 1, reduction="none")
+    losses = []
+    for row, own in zip(scores, target - 1, strict=True):
+        others = torch.cat([row[:own], row[own + 1 :]])
+        hard = (torch.softmax(beta * others, 0) * others.exp()).sum() * len(others)
+        losses.append(torch.log(row[own].exp() + hard) - row[own])
+    return torch.stack(losses)
+
+
 def plain_steps(model, loss):
     """Losses, item table and extractor's parameters of the same steps in float64."""
     table, *parameters = (
@@ -35,14 +48,17 @@ def plain_steps(model, loss):
         interests, routing = reference.self_attentive_extractor(table[history], length, *parameters)
         query, _ = reference.select_interest(interests, table[target])
         masks = {"target_ids": target, "negative_ids": negatives} if loss.mask_hits else {}
-        ihn = reference.ihn_loss(
-            query,
-            table[target],
-            table[negatives],
-            beta=loss.beta * min(step / loss.beta_warmup, 1) if loss.beta_warmup else loss.beta,
-            detach_weights=loss.detach_weights,
-            **masks,
-        )
+        if loss.sampler == "full":
+            ihn = whole_catalogue(query, table, target, loss.beta)
+        else:
+            ihn = reference.ihn_loss(
+                query,
+                table[target],
+                table[negatives],
+                beta=loss.beta * min(step / loss.beta_warmup, 1) if loss.beta_warmup else loss.beta,
+                detach_weights=loss.detach_weights,
+                **masks,
+            )
         rr = reference.routing_regularizer(routing, DIM)
         total = ihn.mean() + 128 * loss.rr_lambda * rr.mean()
         optimizer.zero_grad()
@@ -60,6 +76,8 @@ def plain_steps(model, loss):
         {"beta": 0.3, "rr_lambda": 0.5, "detach_weights": True},
         {"beta": 2.0, "rr_lambda": 0.0, "mask_hits": True},
         {"beta": 2.0, "rr_lambda": 0.0, "beta_warmup": 7},
+        {"sampler": "full", "beta": 0.0},
+        {"sampler": "full", "beta": 0.7, "rr_lambda": 0.5},
     ],
     ids=lambda options: "-".join(options),
 )

@@ -65,6 +65,7 @@ CASES = [
     option("a truth for a seed", "--train.seed=true", "got True", "a whole number"),
     option("10^5 threads", "--train.threads=100000", "got 100000", "less than 1025"),
     option("an unknown model", "--model.name=sasrec", "sasrec", "one of comirec-sa"),
+    option("an unknown sampler", "--loss.sampler=softmax", "softmax", "one of uniform"),
     option("an unknown device", "--train.device=cuda", "cuda", "one of auto, cpu"),
     option("a word for a truth", "--loss.mask_hits=maybe", "maybe", "true or false"),
     option("null", "--model.dim=null", "got None", "a whole number"),
@@ -155,6 +156,7 @@ CASES = [
         f"{TRAIN} --loss.num_negatives=500",
         trained(num_negatives=500),
     ),
+    accepted("the catalogue, whatever N", f"{TRAIN} --loss.sampler=full", trained(sampler="full")),
     accepted(
         "a batch larger than the users", f"{TRAIN} --train.batch_size=500", trained(batch_size=500)
     ),
