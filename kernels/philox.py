@@ -25,6 +25,7 @@ DATA_SPLIT: Final = 5
 DEMO: Final = 6
 ROUTING: Final = 7
 DROPOUT: Final = 8
+NEGATIVE_KEYS: Final = 9
 STREAMS: Final = {
     "USERS": USERS,
     "TARGETS": TARGETS,
@@ -35,6 +36,7 @@ STREAMS: Final = {
     "DEMO": DEMO,
     "ROUTING": ROUTING,
     "DROPOUT": DROPOUT,
+    "NEGATIVE_KEYS": NEGATIVE_KEYS,
 }
 
 _ROUNDS = 10

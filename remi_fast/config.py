@@ -60,6 +60,7 @@ class LossConfig:
             All are corrected for their probabilities. With full nothing is drawn: every item is a
             negative (num_negatives is nothing to it), and beta 0 is the full softmax.
         sampler_alpha: Exponent of the popularity.
+        replacement: Draw uniform negatives with replacement; without, all N of a step differ.
         mask_hits: Leave negatives out that are the row's own target (with in-batch, mixed and full,
             always).
         detach_weights: Treat the importance weights of IHN as constants.
@@ -73,6 +74,7 @@ class LossConfig:
         "uniform"
     )
     sampler_alpha: float = 0.75
+    replacement: bool = True
     mask_hits: bool = False
     detach_weights: bool = False
 
@@ -83,6 +85,11 @@ class LossConfig:
         _at_least("loss.rr_lambda", self.rr_lambda, 0)
         _at_least("loss.num_negatives", self.num_negatives, 1, 2**31)
         _at_least("loss.sampler_alpha", self.sampler_alpha, 0)
+        if not self.replacement and self.sampler != "uniform":
+            raise ConfigError(
+                f"loss.replacement: got False with loss.sampler {self.sampler!r}, expected True: "
+                "only uniform negatives are drawn without replacement"
+            )
 
     def beta_at(self, step: int) -> float:
         """beta of a training step, counted from 0: a function of the step alone."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from remi_fast.config import LossConfig
-from remi_fast.errors import DataError
+from remi_fast.errors import ConfigError, DataError
 from remi_fast.kernels.negatives import sample_negatives
 from remi_fast.kernels.proposal import Proposal, log_uniform
 
@@ -16,10 +16,19 @@ def needs_counts(loss: LossConfig) -> bool:
     return loss.sampler in ("popularity", "in-batch", "mixed")
 
 
+def check_number(loss: LossConfig, num_items: int) -> None:
+    """Raise ConfigError where there are not as many items as have to be drawn."""
+    if not loss.replacement and loss.num_negatives >= num_items:
+        raise ConfigError(
+            f"loss.num_negatives: got {loss.num_negatives} without replacement, expected at most "
+            f"{num_items - 1}, the items there are"
+        )
+
+
 class Candidates:
     """`candidates(step, target)`: ids (N,) and log q (N,), up to a constant (None: all alike).
 
-    uniform      N items drawn uniformly, with replacement
+    uniform      N items drawn uniformly, with replacement or without
     log-uniform  by rank of popularity, as TensorFlow's sampled softmax
     popularity   in proportion to (training interactions)^alpha
     in-batch     the targets of the batch; their q is the popularity
@@ -44,6 +53,7 @@ class Candidates:
         Raises DataError where it needs them and nothing was counted.
         """
         self.num, self.num_items = loss.num_negatives, num_items
+        self.replacement = loss.replacement
         self.seed, self.backend = seed, backend
         self.with_targets = loss.sampler in ("in-batch", "mixed", "full")
         self.draws = loss.sampler not in ("in-batch", "full")
@@ -80,6 +90,7 @@ class Candidates:
                 seed=self.seed,
                 step=step,
                 sampler=self._proposal or "uniform",
+                replacement=self.replacement,
                 backend=self.backend,
             )
             ids = torch.cat([drawn, ids]) if self.with_targets else drawn

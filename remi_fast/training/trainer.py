@@ -24,7 +24,7 @@ from remi_fast.kernels.native import C
 from remi_fast.models.recommender import MultiInterestModel, make_model
 from remi_fast.retrieval.evaluate import evaluate, held_out_users
 from remi_fast.training import checkpoint, popularity
-from remi_fast.training.candidates import needs_counts
+from remi_fast.training.candidates import check_number, needs_counts
 from remi_fast.training.diagnostics import diagnose
 from remi_fast.training.popularity import training_counts
 from remi_fast.training.progress import TrainingProgress
@@ -293,6 +293,7 @@ def check(dataset: Dataset, config: Config) -> None:
             f"{len(lengths)}, expected one with more than train.min_history "
             f"{config.train.min_history}"
         )
+    check_number(config.loss, dataset.num_items)
     _check_memory(config, dataset.num_items)
 
 

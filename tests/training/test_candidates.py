@@ -34,6 +34,13 @@ def test_uniform_ids_need_no_correction(counts):
     assert torch.equal(ids, sample_negatives(N, ITEMS, seed=3, step=7)) and log_q is None
 
 
+def test_without_replacement_no_item_comes_twice():
+    ids, log_q = make("uniform", None, replacement=False)(7, torch.tensor([1, 2]))
+    assert log_q is None and len(ids.unique()) == N
+    expected = sample_negatives(N, ITEMS, seed=3, step=7, replacement=False)
+    assert torch.equal(ids, expected)
+
+
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 def test_popularity_is_to_a_power_and_what_never_occurred_is_not_drawn(counts, alpha):
     candidates = make("popularity", counts, sampler_alpha=alpha)

@@ -66,6 +66,12 @@ CASES = [
     option("10^5 threads", "--train.threads=100000", "got 100000", "less than 1025"),
     option("an unknown model", "--model.name=sasrec", "sasrec", "one of comirec-sa"),
     option("an unknown sampler", "--loss.sampler=softmax", "softmax", "one of uniform"),
+    option(
+        "weighted draws without replacement",
+        "--loss.replacement=false --loss.sampler=popularity",
+        "got False with loss.sampler 'popularity'",
+        "only uniform negatives",
+    ),
     option("an unknown device", "--train.device=cuda", "cuda", "one of auto, cpu"),
     option("a word for a truth", "--loss.mask_hits=maybe", "maybe", "true or false"),
     option("null", "--model.dim=null", "got None", "a whole number"),
@@ -161,6 +167,19 @@ CASES = [
         "a batch larger than the users", f"{TRAIN} --train.batch_size=500", trained(batch_size=500)
     ),
     accepted("a warm-up longer than the run", f"{TRAIN} --loss.beta_warmup=9", trained()),
+    refused(
+        "more different negatives than items",
+        f"{TRAIN} --loss.replacement=false --loss.num_negatives=500",
+        "loss.num_negatives: ",
+        "got 500 without replacement",
+        "expected at most [0-9]+, the items",
+        kind=2,
+    ),
+    accepted(
+        "different negatives",
+        f"{TRAIN} --loss.replacement=false --loss.num_negatives=20",
+        trained(replacement=False),
+    ),
     accepted("a rate of 0", f"{TRAIN} --optim.lr=0", trained(lr=0)),
     accepted("the last of two values", f"{TRAIN} --train.seed=5", trained(seed=5)),
     accepted("more users than there are", f"{TRAIN} --train.eval_users=9999", trained()),
