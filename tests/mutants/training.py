@@ -186,6 +186,14 @@ CHOOSING = group(
     ("the scale counts the target", f"{STEPS}[sampler-beta-rr_lambda]",
      "math.log(max(num_items - 2, 1))",
      "math.log(num_items - 1)"),
+    ("a proposal is not corrected for", f"{CANDIDATES}with_more_negatives_the_loss_tends_to_that_of_"
+     "the_catalogue[log-uniform-0.0]",
+     "self._log_q = self._proposal.log_q",
+     "self._log_q = None"),
+    ("without replacement is with", f"{CANDIDATES}z_of_uniform_negatives_is_unbiased_and_varies_as_"
+     "documented[False]",
+     "replacement=self.replacement,",
+     "replacement=True,"),
     ("the correction of another step", f"{CANDIDATES}uniform_ids_need_no_correction",
      "step=step,",
      "step=step + 1,"),
