@@ -18,10 +18,15 @@ def needs_counts(loss: LossConfig) -> bool:
 
 def check_number(loss: LossConfig, num_items: int) -> None:
     """Raise ConfigError where there are not as many items as have to be drawn."""
-    if not loss.replacement and loss.num_negatives >= num_items:
+    why, most = "without replacement", num_items - 1
+    if loss.name == "gbce":
+        why, most = "with loss.name 'gbce'", num_items - 2
+    elif loss.replacement:
+        return
+    if loss.num_negatives > most:
         raise ConfigError(
-            f"loss.num_negatives: got {loss.num_negatives} without replacement, expected at most "
-            f"{num_items - 1}, the items there are"
+            f"loss.num_negatives: got {loss.num_negatives} {why}, expected at most {most}, "
+            f"the items there are"
         )
 
 

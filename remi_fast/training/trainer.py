@@ -129,7 +129,8 @@ class Trainer:
     def _log(self, log: MetricsLog, loss: StepLoss) -> None:
         self._mean.add(loss)
         if self.step % LOG_EVERY == 0:
-            log.write({"step": self.step, **self._mean.take(), "beta": self.beta, **self.speed()})
+            means = self._mean.take(self.config.loss.name)
+            log.write({"step": self.step, **means, "beta": self.beta, **self.speed()})
 
     @property
     def beta(self) -> float:
@@ -230,17 +231,17 @@ class _RunningMean:
         self._last = math.nan
 
     def add(self, loss: StepLoss) -> None:
-        for i, value in enumerate((loss.total, loss.ihn, loss.rr)):
+        for i, value in enumerate((loss.total, loss.ranking, loss.rr)):
             self._sums[i] += value
         self._count += 1
 
     def mean(self) -> float:
         return self._sums[0] / self._count if self._count else self._last
 
-    def take(self) -> dict[str, float]:
+    def take(self, ranking: str) -> dict[str, float]:
         values = [value / self._count for value in self._sums]
         self._sums, self._count, self._last = [0.0, 0.0, 0.0], 0, values[0]
-        return dict(zip(("loss", "ihn", "rr"), values, strict=True))
+        return dict(zip(("loss", ranking, "rr"), values, strict=True))
 
     def state(self) -> list[float]:
         return [*self._sums, self._count]

@@ -44,6 +44,15 @@ LOSS = group(
     ("regularizer taken off", REMI_LOSS,
      "return ihn.mean() + PUBLISHED_BATCH",
      "return ihn.mean() - PUBLISHED_BATCH"),
+    ("padding counts in the sampling rate", f"{LOSSES}gbce_is_the_published_formula[0.75-False]",
+     "number / (num_items - 2)",
+     "number / (num_items - 1)"),
+    ("a hit counts as a term", f"{LOSSES}gbce_is_the_published_formula[0.75-True]",
+     "(1 + other.sum(dim=1))",
+     "(1 + number)"),
+    ("gbce without its weight", f"{LOSSES}gbce_is_the_published_formula[0.75-False]",
+     "positive = beta * softplus",
+     "positive = softplus"),
     ("the same negatives at every step",
      f"{LOSSES}the_module_draws_the_negatives_of_the_step[reference]",
      "step=0 if step is None else step",
@@ -143,9 +152,6 @@ STEP = group(
     ("rows of targets and negatives swapped", f"{AS_DRAWN}[popularity]",
      "torch.cat([history.flatten(), target, negatives])",
      "torch.cat([history.flatten(), negatives, target])"),
-    ("beta without its warm-up", f"{STEPS}[beta-rr_lambda-beta_warmup]",
-     "beta=loss.beta_at(step),",
-     "beta=loss.beta,"),
     ("gradients of the step before", f"{CHECKPOINT}training_continues_from_shards_with_the_same_"
      "bits",
      "        self.dense_optimizer.zero_grad()\n",
@@ -157,7 +163,23 @@ STEP = group(
     ("a loss that is not finite goes on",
      f"{NON_FINITE}nothing_is_updated_and_the_place_is_named[in_the_loss-native]",
      "if not math.isfinite(result.total):",
-     "if math.isnan(result.ihn) and math.isinf(result.ihn):"),
+     "if math.isnan(result.ranking) and math.isinf(result.ranking):"),
+)  # fmt: skip
+
+OBJECTIVE = group(
+    "remi_fast/training/objective.py",
+    ("beta without its warm-up", f"{STEPS}[beta-rr_lambda-beta_warmup]",
+     "beta=self.loss.beta_at(step),",
+     "beta=self.loss.beta,"),
+    ("t is the default's", f"{STEPS}[name-beta-gbce_t-mask_hits]",
+     "t=self.loss.gbce_t,",
+     "t=0.75,"),
+    ("hits of gbce are not masked", f"{STEPS}[name-beta-gbce_t-mask_hits]",
+     "target_ids=target_ids,",
+     "target_ids=None,"),
+    ("RR is not for gbce", f"{STEPS}[name-beta-rr_lambda]",
+     "return gbce, None if routing is None else routing_regularizer(routing, query.shape[1])",
+     "return gbce, None"),
 )  # fmt: skip
 
 CHOOSING = group(
@@ -186,8 +208,8 @@ CHOOSING = group(
     ("the scale counts the target", f"{STEPS}[sampler-beta-rr_lambda]",
      "math.log(max(num_items - 2, 1))",
      "math.log(num_items - 1)"),
-    ("a proposal is not corrected for", f"{CANDIDATES}with_more_negatives_the_loss_tends_to_that_of_"
-     "the_catalogue[log-uniform-0.0]",
+    ("a proposal is not corrected for", f"{CANDIDATES}with_more_negatives_the_loss_tends_to_that_"
+     "of_the_catalogue[log-uniform-0.0]",
      "self._log_q = self._proposal.log_q",
      "self._log_q = None"),
     ("without replacement is with", f"{CANDIDATES}z_of_uniform_negatives_is_unbiased_and_varies_as_"
@@ -341,12 +363,16 @@ SETTINGS = group(
     ("null is a value", ERRORS + "[optim: {lr: null}-optim.lr: got null, expected a value]",
      "if value is None:",
      "if value is ...:"),
+    ("what means nothing to gbce is ignored", ERRORS + "[loss: {name: gbce}-loss.beta: got 1.0 "
+     "with loss.name 'gbce', expected 0]",
+     "            self._check_gbce()\n",
+     "            pass\n"),
     ("beta is full a step early", f"{STEPS}[beta-rr_lambda-beta_warmup]",
      "return self.beta * (step / self.beta_warmup)",
      "return self.beta * ((step + 1) / self.beta_warmup)"),
 )  # fmt: skip
 
 MUTANTS = [
-    *LOSS, *TABLE, *SINGLE_VECTOR, *CAPSULES, *MAKING, *STEP, *CHOOSING, *COUNTING, *DIAGNOSING,
-    *SHARDING, *SAVING, *TRAINING, *OPTIMIZER, *NEAREST, *SETTINGS,
+    *LOSS, *TABLE, *SINGLE_VECTOR, *CAPSULES, *MAKING, *STEP, *OBJECTIVE, *CHOOSING, *COUNTING,
+    *DIAGNOSING, *SHARDING, *SAVING, *TRAINING, *OPTIMIZER, *NEAREST, *SETTINGS,
 ]  # fmt: skip

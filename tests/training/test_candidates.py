@@ -206,7 +206,9 @@ def test_a_step_trains_on_the_candidates_as_they_were_drawn(counts, sampler):
         interests, model.read(target), model.read(ids), routing, beta=1.0, log_q=log_q, **masked
     )
     found = step(4, history, length, target)
-    assert (found.ihn, found.rr) == pytest.approx((ihn.mean().item(), rr.mean().item()), rel=1e-5)
+    assert (found.ranking, found.rr) == pytest.approx(
+        (ihn.mean().item(), rr.mean().item()), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -72,6 +72,34 @@ CASES = [
         "got False with loss.sampler 'popularity'",
         "only uniform negatives",
     ),
+    option("an unknown loss", "--loss.name=bpr", "bpr", "one of ihn, gbce"),
+    option("t above 1", "--loss.gbce_t=1.5", "got 1.5", "a number from 0 to 1"),
+    option("t NaN", "--loss.gbce_t=nan", "got nan", "a number"),
+    *(
+        refused(
+            f"gbce with {key}",
+            f"{TRAIN} --loss.name=gbce {words}",
+            f"loss.{key}: ",
+            f"got {got} with loss.name 'gbce'",
+            "expected (0|False|'uniform')",
+            kind=2,
+        )
+        for key, words, got in (
+            ("beta", "", "1.0"),
+            ("beta_warmup", "--loss.beta=0 --loss.beta_warmup=5", "5"),
+            ("detach_weights", "--loss.beta=0 --loss.detach_weights=true", "True"),
+            ("sampler", "--loss.beta=0 --loss.sampler=mixed", "'mixed'"),
+        )
+    ),
+    refused(
+        "gbce with more negatives than items",
+        f"{TRAIN} --loss.name=gbce --loss.beta=0 --loss.num_negatives=500",
+        "loss.num_negatives: ",
+        "got 500 with loss.name 'gbce'",
+        "expected at most [0-9]+, the items",
+        kind=2,
+    ),
+    accepted("gbce", f"{TRAIN} --loss.name=gbce --loss.beta=0", trained(gbce_t=0.75)),
     option("an unknown device", "--train.device=cuda", "cuda", "one of auto, cpu"),
     option("a word for a truth", "--loss.mask_hits=maybe", "maybe", "true or false"),
     option("null", "--model.dim=null", "got None", "a whole number"),
