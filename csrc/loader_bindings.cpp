@@ -197,5 +197,5 @@ void register_loader(py::module_& m) {
         "NEGATIVES"_a = stream::kNegatives, "PERMUTATION_KEYS"_a = stream::kPermutationKeys,
         "INIT"_a = stream::kInit, "DATA_SPLIT"_a = stream::kDataSplit, "DEMO"_a = stream::kDemo,
         "ROUTING"_a = stream::kRouting, "DROPOUT"_a = stream::kDropout,
-        "NEGATIVE_KEYS"_a = stream::kNegativeKeys);
+        "NEGATIVE_KEYS"_a = stream::kNegativeKeys, "SELECTION"_a = stream::kSelection);
 }

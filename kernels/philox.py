@@ -26,6 +26,7 @@ DEMO: Final = 6
 ROUTING: Final = 7
 DROPOUT: Final = 8
 NEGATIVE_KEYS: Final = 9
+SELECTION: Final = 10
 STREAMS: Final = {
     "USERS": USERS,
     "TARGETS": TARGETS,
@@ -37,6 +38,7 @@ STREAMS: Final = {
     "ROUTING": ROUTING,
     "DROPOUT": DROPOUT,
     "NEGATIVE_KEYS": NEGATIVE_KEYS,
+    "SELECTION": SELECTION,
 }
 
 _ROUNDS = 10

@@ -55,6 +55,9 @@ class LossConfig:
             uniform negatives and has no hardness, so beta has to be 0.
         beta: Hardness of the negatives (IHN); 0 weighs them all alike.
         beta_warmup: Steps in which beta grows from 0, linearly; 0 has it constant.
+        selection: Which interest is trained for a target: hard (the nearest), or soft (BaM: one
+            drawn by the softmax of selection_tau times the inner products).
+        selection_tau: Sharpness of soft selection: 0 draws all alike, more comes nearer to hard.
         gbce_t: Calibration of gbce, from 0 (plain binary cross entropy) to 1 (the target weighs as
             much as the sampled negatives are of all).
         rr_lambda: Strength of the routing regularizer (RR); 0 turns it off.
@@ -73,6 +76,8 @@ class LossConfig:
     name: Literal["ihn", "gbce"] = "ihn"
     beta: float = 1.0
     beta_warmup: int = 0
+    selection: Literal["hard", "soft"] = "hard"
+    selection_tau: float = 1.0
     gbce_t: float = 0.75
     rr_lambda: float = 100.0
     num_negatives: int = 1280
@@ -88,6 +93,7 @@ class LossConfig:
         _check_types("loss", self)
         _at_least("loss.beta", self.beta, 0)
         _at_least("loss.beta_warmup", self.beta_warmup, 0)
+        _at_least("loss.selection_tau", self.selection_tau, 0)
         _at_least("loss.rr_lambda", self.rr_lambda, 0)
         _at_least("loss.num_negatives", self.num_negatives, 1, 2**31)
         _at_least("loss.sampler_alpha", self.sampler_alpha, 0)

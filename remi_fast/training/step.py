@@ -38,7 +38,9 @@ class TrainingStep:
         self.candidates = Candidates(
             config.loss, model.num_items, seed=config.train.seed, counts=counts, backend=backend
         )
-        self.objective = Objective(config.loss, model.num_items, backend=backend)
+        self.objective = Objective(
+            config.loss, model.num_items, seed=config.train.seed, backend=backend
+        )
         self.table_optimizer = DeferredAdam(model.table, lr=lr, backend=backend)
         self.dense_optimizer = torch.optim.Adam(model.extractor.parameters(), lr=lr, fused=True)
         self._weights = dict(model.extractor.named_parameters())

@@ -8,6 +8,8 @@ DIAGNOSTICS = "tests/training/test_diagnostics.py::test_"
 CHECKPOINT = "tests/training/test_checkpoint.py::test_"
 TRAINER = "tests/training/test_trainer.py::test_"
 NON_FINITE = "tests/training/test_non_finite.py::test_"
+SOFT = "tests/training/test_objective.py::test_"
+ONE_LEARNS = f"{SOFT}only_the_drawn_interest_learns_and_rr_is_of_all[ihn-1.0]"
 STEPS = "tests/training/test_step.py::test_steps_are_those_of_plain_pytorch"
 OPTIM = "tests/test_optim.py::test_"
 LOSSES = "tests/test_losses.py::test_"
@@ -178,8 +180,21 @@ OBJECTIVE = group(
      "target_ids=target_ids,",
      "target_ids=None,"),
     ("RR is not for gbce", f"{STEPS}[name-beta-rr_lambda]",
-     "return gbce, None if routing is None else routing_regularizer(routing, query.shape[1])",
+     "return gbce, _rr(routing, query)",
      "return gbce, None"),
+    ("the same interests at every step", f"{SOFT}it_is_a_function_of_seed_and_step",
+     "random_words(users, step, SELECTION, seed)",
+     "random_words(users, 0, SELECTION, seed)"),
+    ("interests are drawn without tau",
+     f"{SOFT}interests_are_drawn_by_the_softmax_of_their_scores[2.0]",
+     "torch.softmax(tau * scores, dim=1)",
+     "torch.softmax(scores, dim=1)"),
+    ("the selection is always hard", ONE_LEARNS,
+     'if self.loss.selection == "hard":',
+     "if True:"),
+    ("RR of the drawn interest alone", ONE_LEARNS,
+     "return ranking, _rr(routing, query)",
+     "return ranking, _rr(routing[:, :1], query)"),
 )  # fmt: skip
 
 CHOOSING = group(

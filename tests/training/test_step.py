@@ -6,6 +6,7 @@ import torch
 from remi_fast.config import Config, LossConfig, ModelConfig, OptimConfig
 from remi_fast.kernels import reference
 from remi_fast.kernels.negatives import sample_negatives
+from remi_fast.kernels.philox import SELECTION, random_words
 from remi_fast.models.recommender import make_model
 from remi_fast.training.step import TrainingStep
 
@@ -35,6 +36,18 @@ def whole_catalogue(query, table, target, beta):
     return torch.stack(losses)
 
 
+def drawn(interests, target, tau, step):
+    """One interest a row, by inversion of the distribution function."""
+    words = random_words(range(len(target)), step, SELECTION, SEED)[:, 0]
+    rows = []
+    for user, own, word in zip(interests, target, words, strict=True):
+        weights = (tau * user @ own).exp().tolist()
+        shares = [weight / sum(weights) for weight in weights]
+        before = [sum(shares[: k + 1]) for k in range(len(shares))]
+        rows.append(user[next(k for k, end in enumerate(before) if (word + 0.5) / 2**32 < end)])
+    return torch.stack(rows)
+
+
 def gbce(query, table, target, negatives, loss):
     """As published, but for hits."""
     rate = loss.num_negatives / (ITEMS - 2)
@@ -56,7 +69,10 @@ def plain_steps(model, loss):
     for step, (history, length, target) in enumerate(batches()):
         negatives = sample_negatives(loss.num_negatives, ITEMS, seed=SEED, step=step)
         interests, routing = reference.self_attentive_extractor(table[history], length, *parameters)
-        query, _ = reference.select_interest(interests, table[target])
+        if loss.selection == "hard":
+            query, _ = reference.select_interest(interests, table[target])
+        else:
+            query = drawn(interests, table[target], loss.selection_tau, step)
         masks = {"target_ids": target, "negative_ids": negatives} if loss.mask_hits else {}
         if loss.name == "gbce":
             ihn = gbce(query, table, target, negatives, loss)
@@ -90,6 +106,7 @@ def plain_steps(model, loss):
         {"beta": 2.0, "rr_lambda": 0.0, "beta_warmup": 7},
         {"sampler": "full", "beta": 0.0},
         {"sampler": "full", "beta": 0.7, "rr_lambda": 0.5},
+        {"selection": "soft", "selection_tau": 2.0, "beta": 0.3, "rr_lambda": 0.5},
         {"name": "gbce", "beta": 0.0, "rr_lambda": 0.5},
         {"name": "gbce", "beta": 0.0, "gbce_t": 0.3, "mask_hits": True},
     ],
