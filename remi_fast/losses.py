@@ -4,7 +4,8 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 import remi_fast.functional as F
-from remi_fast.kernels.checks import check_weight, check_whole
+from remi_fast.kernels.checks import check_tensor, check_weight, check_whole
+from remi_fast.kernels.ihn_loss import check
 
 _EXACT = 40.0  # from here on softplus is its argument in float64, too; torch's 20 is too rough
 PUBLISHED_BATCH = 128  # the published code sums RR over a batch of 128 instead of averaging it
@@ -52,9 +53,19 @@ def gbce_loss(
         (B,) losses.
 
     Raises:
-        ValueError: for t or N out of range.
+        ValueError: naming the argument whose shape, dtype, device or value is wrong.
     """
-    number = len(negatives)
+    check_tensor("query", query)
+    if query.ndim != 2 or not query.is_floating_point():
+        raise ValueError(
+            f"query: got {tuple(query.shape)} {query.dtype}, expected (B, d) of a floating dtype"
+        )
+    check_tensor("negatives", negatives)
+    (rows, dim), number = query.shape, negatives.shape[0] if negatives.ndim else 0
+    vectors = {"target": (target, (rows, dim)), "negatives": (negatives, (number, dim))}
+    check("query", query, vectors, same_dtype=True)
+    ids = {"target_ids": (target_ids, (rows,)), "negative_ids": (negative_ids, (number,))}
+    check("query", query, ids)
     if not 0 <= t <= 1:
         raise ValueError(f"t: got {t}, expected a number from 0 to 1")
     if not 1 <= number <= num_items - 2:

@@ -212,3 +212,22 @@ def test_gbce_of_extreme_scores_is_finite_and_has_gradients():
 def test_gbce_refusals(options, message):
     with pytest.raises(ValueError, match=message):
         gbce_loss(*gbce_inputs()[0], **options)
+
+
+@pytest.mark.parametrize(
+    "name, change, message",
+    [
+        ("query", lambda x: x[0], r"query: got \(5,\) torch.float64, expected \(B, d\)"),
+        ("target", lambda x: x[:1], r"target: got shape \(1, 5\), expected \(6, 5\)"),
+        ("target", lambda x: x.float(), "target: got dtype torch.float32, expected torch.float64"),
+        ("negatives", lambda x: x[:, 1:], r"negatives: got shape \(17, 4\), expected \(17, 5\)"),
+        ("negatives", lambda x: x[0, 0], r"negatives: got shape \(\), expected \(0, 5\)"),
+        ("negative_ids", lambda x: x[1:], r"negative_ids: got shape \(16,\), expected \(17,\)"),
+    ],
+)
+def test_gbce_inputs_that_do_not_fit(name, change, message):
+    vectors, ids = gbce_inputs()
+    names = ("query", "target", "negatives", "target_ids", "negative_ids")
+    inputs = dict(zip(names, [*vectors, *ids], strict=True))
+    with pytest.raises(ValueError, match=message):
+        gbce_loss(**inputs | {name: change(inputs[name])}, num_items=41)
