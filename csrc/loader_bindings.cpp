@@ -152,9 +152,10 @@ Array<uint32_t> words_of(const Array<int64_t>& index, uint32_t step, uint32_t st
     return out;
 }
 
-Array<int64_t> permute(const Array<int64_t>& index, uint64_t n, uint64_t seed, uint32_t step) {
+Array<int64_t> permute(const Array<int64_t>& index, uint64_t n, uint64_t seed, uint32_t step,
+                       uint32_t stream) {
     require(n >= 1 && n <= uint64_t{1} << 62, "n: expected 1 <= n <= 2^62");
-    const KeyedPermutation permutation(n, seed, step);
+    const KeyedPermutation permutation(n, seed, step, stream);
     Array<int64_t> out(index.size());
     for (py::ssize_t i = 0; i < index.size(); ++i) {
         const auto position = static_cast<uint64_t>(index.data()[i]);
@@ -189,10 +190,12 @@ void register_loader(py::module_& m) {
         .def("close", &RingHandle::close_or_abandon, py::call_guard<py::gil_scoped_release>())
         .def_readonly_static("HELD", &BatchRing::kHeld);
     m.def("random_words", &words_of, "index"_a.noconvert(), "step"_a, "stream"_a, "seed"_a);
-    m.def("permute", &permute, "index"_a.noconvert(), "n"_a, "seed"_a, "step"_a);
+    m.def("permute", &permute, "index"_a.noconvert(), "n"_a, "seed"_a, "step"_a,
+          "stream"_a = stream::kPermutationKeys);
     m.attr("STREAMS") = py::dict(
         "USERS"_a = stream::kUsers, "TARGETS"_a = stream::kTargets,
         "NEGATIVES"_a = stream::kNegatives, "PERMUTATION_KEYS"_a = stream::kPermutationKeys,
         "INIT"_a = stream::kInit, "DATA_SPLIT"_a = stream::kDataSplit, "DEMO"_a = stream::kDemo,
-        "ROUTING"_a = stream::kRouting, "DROPOUT"_a = stream::kDropout);
+        "ROUTING"_a = stream::kRouting, "DROPOUT"_a = stream::kDropout,
+        "NEGATIVE_KEYS"_a = stream::kNegativeKeys, "SELECTION"_a = stream::kSelection);
 }

@@ -7,16 +7,17 @@
 
 class KeyedPermutation {
   public:
-    // 1 <= n <= 2^62.
-    KeyedPermutation(uint64_t n, uint64_t seed, uint32_t step) : n_(n) {
+    // 1 <= n <= 2^62; `keys` is the stream of its keys.
+    KeyedPermutation(uint64_t n, uint64_t seed, uint32_t step,
+                     uint32_t keys = stream::kPermutationKeys)
+        : n_(n) {
         int bits = 2;  // so that no half is empty
         while (uint64_t{1} << bits < n) ++bits;
         low_bits_ = bits / 2;
         high_bits_ = bits - low_bits_;
         rounds_ = rounds(low_bits_);
         for (int round = 0; round < rounds_; ++round) {
-            const PhiloxWords words =
-                random_words(static_cast<uint32_t>(round), step, stream::kPermutationKeys, seed);
+            const PhiloxWords words = random_words(static_cast<uint32_t>(round), step, keys, seed);
             keys_[round] = {word64(words), uint64_t{words[3]} << 32 | words[2]};
         }
     }

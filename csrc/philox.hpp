@@ -6,7 +6,8 @@
 
 namespace stream {
 constexpr uint32_t kUsers = 0, kTargets = 1, kNegatives = 2, kPermutationKeys = 3, kInit = 4,
-                   kDataSplit = 5, kDemo = 6, kRouting = 7, kDropout = 8;
+                   kDataSplit = 5, kDemo = 6, kRouting = 7, kDropout = 8, kNegativeKeys = 9,
+                   kSelection = 10;
 }
 
 using PhiloxWords = std::array<uint32_t, 4>;

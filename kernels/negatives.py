@@ -1,4 +1,5 @@
-"""Shared negatives of a step: `num` item ids drawn with replacement, the same for the whole batch.
+"""Shared negatives of a step: `num` item ids, drawn with replacement or without, the same for the
+whole batch.
 
 Philox makes them a function of (seed, step, index), so every backend draws the same ids.
 """
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from .dispatch import choose
 from .native import C
-from .philox import NEGATIVES, bounded, check_word, random_words, seed_key
+from .permutation import permute, rounds, width
+from .philox import NEGATIVE_KEYS, NEGATIVES, bounded, check_word, random_words, seed_key
 from .proposal import Proposal, log_uniform
 
 SAMPLERS = ("uniform", "log-uniform")
@@ -25,6 +27,7 @@ def sample_negatives(
     seed: int,
     step: int | Tensor,
     sampler: str | Proposal = "uniform",
+    replacement: bool = True,
     device: torch.device | str = "cpu",
     backend: str = "auto",
 ) -> Tensor:
@@ -32,7 +35,8 @@ def sample_negatives(
 
     With the words w of Philox(index j, step, NEGATIVES, seed), c = bounded(w, num_items - 1): id j
     is 1 + c where sampler is "uniform"; with a Proposal only if w_2 < threshold[c], else
-    1 + alias[c].
+    1 + alias[c]. Without replacement id j is 1 + the image of j under the permutation (seed, step,
+    NEGATIVE_KEYS) of num_items - 1 elements: "uniform" only, num < num_items.
 
     num: how many, in [0, 2^32); num_items: rows of the item table, padding included, in [2, 2^32);
     seed in [0, 2^64); step in [0, 2^32), or a tensor of one int64, which "triton" reads on the GPU;
@@ -44,13 +48,14 @@ def sample_negatives(
     backends: dict[str, Callable[..., Tensor]]
     backends = {"triton": _triton, "native": _native, "reference": _reference}
     draw = choose("sample_negatives", backend, backends, device)
+    check_draw(num, num_items, seed, step, device if draw is _triton else None)
+    if not replacement:
+        _check_distinct(num, num_items, sampler)
     if draw is _triton:
-        check_draw(num, num_items, seed, step, device)
-        return _triton(num, num_items, seed, step, table, device)
-    check_draw(num, num_items, seed, step)
+        return _triton(num, num_items, seed, step, table, replacement, device)
     number = int(step)
     check_word("step", number)
-    ids: Tensor = draw(num, num_items, seed, number, table)
+    ids: Tensor = draw(num, num_items, seed, number, table, replacement)
     return ids.to(device)
 
 
@@ -75,6 +80,15 @@ def check_draw(
         )
     elif device is not None and step.device.type != device.type:
         raise ValueError(f"step: got a tensor on {step.device}, expected it on {device}")
+
+
+def _check_distinct(num: int, num_items: int, sampler: str | Proposal) -> None:
+    if sampler != "uniform":
+        raise ValueError(f"sampler: got {sampler!r:.50} without replacement, expected 'uniform'")
+    if num >= num_items:
+        raise ValueError(
+            f"num: got {num} without replacement, expected at most {num_items - 1}, all items"
+        )
 
 
 def importance(log_q: Tensor | None) -> Tensor | None:
@@ -105,8 +119,10 @@ def _triton(
     seed: int,
     step: int | Tensor,
     table: Proposal | None,
+    replacement: bool,
     device: torch.device,
 ) -> Tensor:
+    from .permutation_triton import sample_distinct_kernel
     from .philox_triton import sample_by_alias_kernel, sample_negatives_kernel
     from .runtime import launch
 
@@ -114,7 +130,11 @@ def _triton(
     number, word = (0, step) if isinstance(step, Tensor) else (step, None)
     grid = (-(-num // _BLOCK),)
     rest = (word, num, num_items, seed, number)
-    if table is None:
+    if not replacement:
+        bits = width(num_items - 1)
+        halves = {"LOW": bits // 2, "HIGH": bits - bits // 2, "ROUNDS": rounds(bits)}
+        launch(sample_distinct_kernel, grid, ids, *rest, **halves, BLOCK=_BLOCK)
+    elif table is None:
         launch(sample_negatives_kernel, grid, ids, *rest, BLOCK=_BLOCK)
     else:
         columns = table.to(device)
@@ -123,7 +143,12 @@ def _triton(
     return ids
 
 
-def _native(num: int, num_items: int, seed: int, step: int, table: Proposal | None) -> Tensor:
+def _native(
+    num: int, num_items: int, seed: int, step: int, table: Proposal | None, replacement: bool
+) -> Tensor:
+    if not replacement:
+        image = C.permute(np.arange(num), num_items - 1, seed, step, NEGATIVE_KEYS)
+        return 1 + torch.from_numpy(image)
     ids = torch.empty(num, dtype=torch.int64)
     if table is None:
         C.sample_negatives(ids.numpy(), num_items, seed, step)
@@ -132,7 +157,12 @@ def _native(num: int, num_items: int, seed: int, step: int, table: Proposal | No
     return ids
 
 
-def _reference(num: int, num_items: int, seed: int, step: int, table: Proposal | None) -> Tensor:
+def _reference(
+    num: int, num_items: int, seed: int, step: int, table: Proposal | None, replacement: bool
+) -> Tensor:
+    if not replacement:
+        image = permute(np.arange(num), num_items - 1, seed=seed, step=step, stream=NEGATIVE_KEYS)
+        return 1 + torch.from_numpy(image)
     words = random_words(np.arange(num), step, NEGATIVES, seed)
     column = torch.from_numpy(bounded(words, num_items - 1))
     if table is None:

@@ -9,14 +9,15 @@ no memory, whatever n is.
 The low half has floor(bits / 2) bits. Even rounds add mix(low) to the high half, odd rounds
 mix(high) to the low half, by exclusive or. mix is multiply-shift hashing (pairwise independent)
 with one more multiplication against its linearity; its 128-bit key is the Philox block (round,
-step, PERMUTATION_KEYS). A pair of rounds with l-bit halves brings the distribution of any two
+step, stream). A pair of rounds with l-bit halves brings the distribution of any two
 elements nearer to uniform by 2^-l, hence more rounds for small n.
 
 Sources: Black and Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002; Hoang and Rogaway,
 "On Generalized Feistel Networks", CRYPTO 2010; Dietzfelbinger, "Universal Hashing and k-Wise
 Independent Random Variables via Integer Arithmetic without Primes", STACS 1996.
 
-This NumPy code is the reference; `csrc/permutation.hpp` is its C++ twin.
+This NumPy code is the reference; `csrc/permutation.hpp` is its C++ twin, `permutation_triton.py`
+its Triton one.
 """
 
 import numpy as np
@@ -30,8 +31,10 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 Indices = npt.NDArray[np.uint64]
 
 
-def permute(index: npt.ArrayLike, n: int, *, seed: int, step: int) -> npt.NDArray[np.int64]:
-    """Where the permutation (seed, step) of [0, n) sends each index.
+def permute(
+    index: npt.ArrayLike, n: int, *, seed: int, step: int, stream: int = PERMUTATION_KEYS
+) -> npt.NDArray[np.int64]:
+    """Where the permutation (seed, step, stream) of [0, n) sends each index.
 
     index (m,) ints in [0, n), 1 <= n <= 2^62 -> (m,) int64. Raises ValueError outside of that.
     """
@@ -40,8 +43,9 @@ def permute(index: npt.ArrayLike, n: int, *, seed: int, step: int) -> npt.NDArra
     given = np.atleast_1d(np.asarray(index, dtype=np.int64))
     if given.size and not (given.min() >= 0 and given.max() < n):
         raise ValueError(f"index must be in [0, {n}), got {given.min()} to {given.max()}")
-    bits = max(2, (n - 1).bit_length())
-    keys = _round_keys(bits // 2, seed, step)
+    bits = width(n)
+    words = random_words(np.arange(rounds(bits)), step, stream, seed)
+    keys = words.view("<u8").astype(np.uint64)  # of each round: multiplier and offset
     image = given.astype(np.uint64)
     walking = np.arange(image.size)
     while walking.size:
@@ -50,12 +54,15 @@ def permute(index: npt.ArrayLike, n: int, *, seed: int, step: int) -> npt.NDArra
     return image.astype(np.int64)
 
 
-def _round_keys(low_bits: int, seed: int, step: int) -> Indices:
-    """(rounds, 2) uint64: multiplier and offset of each round; the number of rounds is even."""
-    rounds = 6 if low_bits >= 8 else 2 * -(-24 // low_bits)
-    return (
-        random_words(np.arange(rounds), step, PERMUTATION_KEYS, seed).view("<u8").astype(np.uint64)
-    )
+def width(n: int) -> int:
+    """Bits of the network that permutes [0, n); the low half has half of them, rounded down."""
+    return max(2, (n - 1).bit_length())
+
+
+def rounds(bits: int) -> int:
+    """Rounds of a network of so many bits, an even number."""
+    low_bits = bits // 2
+    return 6 if low_bits >= 8 else 2 * -(-24 // low_bits)
 
 
 def _encrypt(i: Indices, bits: int, keys: Indices) -> Indices:

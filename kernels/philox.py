@@ -25,6 +25,8 @@ DATA_SPLIT: Final = 5
 DEMO: Final = 6
 ROUTING: Final = 7
 DROPOUT: Final = 8
+NEGATIVE_KEYS: Final = 9
+SELECTION: Final = 10
 STREAMS: Final = {
     "USERS": USERS,
     "TARGETS": TARGETS,
@@ -35,6 +37,8 @@ STREAMS: Final = {
     "DEMO": DEMO,
     "ROUTING": ROUTING,
     "DROPOUT": DROPOUT,
+    "NEGATIVE_KEYS": NEGATIVE_KEYS,
+    "SELECTION": SELECTION,
 }
 
 _ROUNDS = 10

@@ -51,31 +51,82 @@ class LossConfig:
     """The loss. beta 0 and rr_lambda 0 is the plain sampled softmax.
 
     Args:
+        name: ihn, or as a baseline gbce (gSASRec's generalised binary cross entropy): that is of
+            uniform negatives and has no hardness, so beta has to be 0.
         beta: Hardness of the negatives (IHN); 0 weighs them all alike.
+        beta_warmup: Steps in which beta grows from 0, linearly; 0 has it constant.
+        selection: Which interest is trained for a target: hard (the nearest), or soft (BaM: one
+            drawn by the softmax of selection_tau times the inner products).
+        selection_tau: Sharpness of soft selection: 0 draws all alike, more comes nearer to hard.
+        gbce_t: Calibration of gbce, from 0 (plain binary cross entropy) to 1 (the target weighs as
+            much as the sampled negatives are of all).
         rr_lambda: Strength of the routing regularizer (RR); 0 turns it off.
         num_negatives: Negatives drawn per step, N, shared by the whole batch.
         sampler: Distribution the negatives are drawn from: uniform, log-uniform (by rank),
             popularity, in-batch (the batch's targets in their place), mixed (uniform and in-batch).
-            All are corrected for their probabilities.
+            All are corrected for their probabilities. With full nothing is drawn: every item is a
+            negative (num_negatives is nothing to it), and beta 0 is the full softmax.
         sampler_alpha: Exponent of the popularity.
-        mask_hits: Leave negatives out that are the row's own target (with in-batch, always).
+        replacement: Draw uniform negatives with replacement; without, all N of a step differ.
+        mask_hits: Leave negatives out that are the row's own target (with in-batch, mixed and full,
+            always).
         detach_weights: Treat the importance weights of IHN as constants.
     """
 
+    name: Literal["ihn", "gbce"] = "ihn"
     beta: float = 1.0
+    beta_warmup: int = 0
+    selection: Literal["hard", "soft"] = "hard"
+    selection_tau: float = 1.0
+    gbce_t: float = 0.75
     rr_lambda: float = 100.0
     num_negatives: int = 1280
-    sampler: Literal["uniform", "log-uniform", "popularity", "in-batch", "mixed"] = "uniform"
+    sampler: Literal["uniform", "log-uniform", "popularity", "in-batch", "mixed", "full"] = (
+        "uniform"
+    )
     sampler_alpha: float = 0.75
+    replacement: bool = True
     mask_hits: bool = False
     detach_weights: bool = False
 
     def __post_init__(self) -> None:
         _check_types("loss", self)
         _at_least("loss.beta", self.beta, 0)
+        _at_least("loss.beta_warmup", self.beta_warmup, 0)
+        _at_least("loss.selection_tau", self.selection_tau, 0)
         _at_least("loss.rr_lambda", self.rr_lambda, 0)
         _at_least("loss.num_negatives", self.num_negatives, 1, 2**31)
         _at_least("loss.sampler_alpha", self.sampler_alpha, 0)
+        if not 0 <= self.gbce_t <= 1:
+            raise ConfigError(f"loss.gbce_t: got {self.gbce_t}, expected a number from 0 to 1")
+        if self.name == "gbce":
+            self._check_gbce()
+        if not self.replacement and self.sampler != "uniform":
+            raise ConfigError(
+                f"loss.replacement: got False with loss.sampler {self.sampler!r}, expected True: "
+                "only uniform negatives are drawn without replacement"
+            )
+
+    def _check_gbce(self) -> None:
+        """Raise ConfigError for what would mean nothing to gbce: no setting is ignored."""
+        meant: dict[str, Any] = {
+            "beta": 0,
+            "beta_warmup": 0,
+            "detach_weights": False,
+            "sampler": "uniform",
+        }
+        for key, expected in meant.items():
+            if (got := getattr(self, key)) != expected:
+                raise ConfigError(
+                    f"loss.{key}: got {got!r} with loss.name 'gbce', expected {expected!r}: "
+                    "it has no hardness, and its negatives are uniform"
+                )
+
+    def beta_at(self, step: int) -> float:
+        """beta of a training step, counted from 0: a function of the step alone."""
+        if step >= self.beta_warmup:
+            return self.beta
+        return self.beta * (step / self.beta_warmup)
 
 
 @dataclass(frozen=True, kw_only=True)

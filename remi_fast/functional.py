@@ -232,6 +232,7 @@ def sample_negatives(
     seed: int,
     step: int | Tensor,
     sampler: str | Proposal = "uniform",
+    replacement: bool = True,
     device: torch.device | str = "cpu",
     backend: str = "auto",
 ) -> Tensor:
@@ -244,7 +245,8 @@ def sample_negatives(
         step: training step, < 2^32, or a tensor of one int64 (which "triton" reads on `device`).
         sampler: "uniform", "log-uniform" (by rank, item 1 being the most frequent), or
             `Proposal.of_weights(weights)` (I,), such as counts**0.75; its `log_q[ids]` is what
-            `ihn_loss` corrects for. All with replacement.
+            `ihn_loss` corrects for.
+        replacement: False draws N different ids, N < I, all sets of them alike ("uniform" only).
         device: where the ids are wanted; on a GPU "triton" draws them there.
         backend: see the module.
 
@@ -255,5 +257,12 @@ def sample_negatives(
         ValueError: naming the argument that is wrong.
     """
     return _sample_negatives(
-        num, num_items, seed=seed, step=step, sampler=sampler, device=device, backend=backend
+        num,
+        num_items,
+        seed=seed,
+        step=step,
+        sampler=sampler,
+        replacement=replacement,
+        device=device,
+        backend=backend,
     )

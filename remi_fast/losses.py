@@ -1,10 +1,13 @@
-"""The REMI loss as a module, and the one place where its two parts are added up."""
+"""The REMI loss as a module, the one place where its two parts are added up, and gBCE."""
 
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 import remi_fast.functional as F
-from remi_fast.kernels.checks import check_weight, check_whole
+from remi_fast.kernels.checks import check_tensor, check_weight, check_whole
+from remi_fast.kernels.ihn_loss import check
 
+_EXACT = 40.0  # from here on softplus is its argument in float64, too; torch's 20 is too rough
 PUBLISHED_BATCH = 128  # the published code sums RR over a batch of 128 instead of averaging it
 
 
@@ -16,6 +19,64 @@ def total_loss(ihn: Tensor, rr: Tensor | None, rr_lambda: float) -> Tensor:
     if rr is None or rr_lambda == 0:
         return ihn.mean()
     return ihn.mean() + PUBLISHED_BATCH * rr_lambda * rr.mean()
+
+
+def gbce_loss(
+    query: Tensor,
+    target: Tensor,
+    negatives: Tensor,
+    *,
+    num_items: int,
+    t: float = 0.75,
+    target_ids: Tensor | None = None,
+    negative_ids: Tensor | None = None,
+) -> Tensor:
+    """Generalised binary cross entropy (gSASRec, Petrov and Macdonald, RecSys 2023), per row.
+
+        beta = alpha (t (1 - 1 / alpha) + 1 / alpha) = 1 - t (1 - alpha),   alpha = N / (I - 2)
+        loss = -(beta log sigmoid(s_y) + sum_j log(1 - sigmoid(s_j))) / (1 + N)
+
+    alpha is the sampling rate: the N uniform negatives' share of all items but padding and target.
+    A baseline in plain PyTorch: it stores the (B, N) scores.
+
+    Args:
+        query: (B, d) user vectors, any floating dtype.
+        target: (B, d) vectors of the positive items.
+        negatives: (N, d) vectors of the negatives, shared by the batch, 1 <= N <= I - 2.
+        num_items: I, with the padding row.
+        t: calibration in [0, 1]: 0 is plain binary cross entropy; 1, that is beta = alpha, undoes
+            all of the overconfidence that comes of few negatives.
+        target_ids, negative_ids: (B,) and (N,) item ids; a negative equal to the row's target is
+            left out of the row's sum and of its N.
+
+    Returns:
+        (B,) losses.
+
+    Raises:
+        ValueError: naming the argument whose shape, dtype, device or value is wrong.
+    """
+    check_tensor("query", query)
+    if query.ndim != 2 or not query.is_floating_point():
+        raise ValueError(
+            f"query: got {tuple(query.shape)} {query.dtype}, expected (B, d) of a floating dtype"
+        )
+    check_tensor("negatives", negatives)
+    (rows, dim), number = query.shape, negatives.shape[0] if negatives.ndim else 0
+    vectors = {"target": (target, (rows, dim)), "negatives": (negatives, (number, dim))}
+    check("query", query, vectors, same_dtype=True)
+    ids = {"target_ids": (target_ids, (rows,)), "negative_ids": (negative_ids, (number,))}
+    check("query", query, ids)
+    if not 0 <= t <= 1:
+        raise ValueError(f"t: got {t}, expected a number from 0 to 1")
+    if not 1 <= number <= num_items - 2:
+        raise ValueError(f"negatives: got {number}, expected 1 to num_items - 2 = {num_items - 2}")
+    beta = 1 - t * (1 - number / (num_items - 2))
+    positive = beta * softplus(-(query * target).sum(dim=1), threshold=_EXACT)
+    negative = softplus(query @ negatives.T, threshold=_EXACT)
+    if target_ids is None or negative_ids is None:
+        return (positive + negative.sum(dim=1)) / (1 + number)
+    other = target_ids[:, None] != negative_ids
+    return (positive + (negative * other).sum(dim=1)) / (1 + other.sum(dim=1))
 
 
 class REMILoss(nn.Module):

@@ -34,6 +34,7 @@ def test_resolved_configuration_is_itself_a_config_file(tmp_path):
         ("train: {steps: 0}", "train.steps: got 0, expected a finite number >= 1"),
         ("loss: {beta: -1}", "loss.beta: got -1"),
         ("loss: {beta: .nan}", "loss.beta: got nan"),
+        ("loss: {name: gbce}", "loss.beta: got 1.0 with loss.name 'gbce', expected 0"),
         ("model: {name: comirec}", "comirec-sa"),
         ("optim: {lr: null}", "optim.lr: got null, expected a value"),
         ("loss: {mask_hits: }", "loss.mask_hits: got null, expected a value"),

@@ -7,6 +7,7 @@ import torch
 
 import remi_fast.functional as F
 from remi_fast import REMILoss
+from remi_fast.losses import gbce_loss
 from tests.device import DEVICE
 
 B, K, D, ITEMS, N, L = 6, 3, 5, 40, 17, 8
@@ -139,3 +140,94 @@ def drawn(num_negatives=3, **draw):
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def gbce_inputs(scale=1.0):
+    generator = torch.Generator().manual_seed(3)
+    vectors = [torch.randn(n, D, generator=generator, dtype=torch.float64) for n in (B, B, N)]
+    ids = [torch.randint(1, 9, (n,), generator=generator) for n in (B, N)]
+    return [(scale * x).requires_grad_() for x in vectors], ids
+
+
+def published_gbce(query, target, negatives, t, masked=None):
+    """Written term by term from the paper's equations, for a catalogue of 40 items and padding."""
+    alpha = N / 39
+    losses = []
+    for b, (user, own) in enumerate(zip(query, target, strict=True)):
+        probabilities = [
+            1 / (1 + torch.exp(-(user @ row)))
+            for j, row in enumerate(negatives)
+            if masked is None or masked[0][b] != masked[1][j]
+        ]
+        positive = (1 / (1 + torch.exp(-(user @ own)))) ** (
+            alpha * (t * (1 - 1 / alpha) + 1 / alpha)
+        )
+        terms = [positive.log(), *((1 - p).log() for p in probabilities)]
+        losses.append(-sum(terms) / len(terms))
+    return torch.stack(losses)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("t", [0.0, 0.75, 1.0])
+def test_gbce_is_the_published_formula(t, masked):
+    vectors, ids = gbce_inputs()
+    masks = dict(zip(("target_ids", "negative_ids"), ids, strict=True)) if masked else {}
+    found = gbce_loss(*vectors, num_items=41, t=t, **masks)
+    expected = published_gbce(*vectors, t, ids if masked else None)
+    torch.testing.assert_close(found, expected)
+    mine, true = (torch.autograd.grad(x.sum(), vectors) for x in (found, expected))
+    torch.testing.assert_close(mine, true)
+    assert torch.autograd.gradcheck(
+        lambda *x: gbce_loss(*x, num_items=41, t=t, **masks), vectors, fast_mode=True
+    )
+
+
+def test_gbce_with_t_0_is_binary_cross_entropy():
+    vectors, _ = gbce_inputs()
+    query, target, negatives = vectors
+    scores = torch.cat([(query * target).sum(1, keepdim=True), query @ negatives.T], dim=1)
+    labels = torch.zeros_like(scores)
+    labels[:, 0] = 1
+    plain = torch.nn.functional.binary_cross_entropy_with_logits(scores, labels, reduction="none")
+    torch.testing.assert_close(gbce_loss(*vectors, num_items=99, t=0.0), plain.mean(dim=1))
+
+
+def test_gbce_of_extreme_scores_is_finite_and_has_gradients():
+    vectors, _ = gbce_inputs(scale=1e3)
+    vectors = [x.detach().float().requires_grad_() for x in vectors]
+    loss = gbce_loss(*vectors, num_items=99)
+    gradients = torch.autograd.grad(loss.sum(), vectors)
+    assert loss.isfinite().all() and loss.max() > 1e5
+    assert all(g.isfinite().all() and g.abs().max() > 1 for g in gradients)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"num_items": 41, "t": 1.5}, "t: got 1.5, expected a number from 0 to 1"),
+        ({"num_items": 41, "t": math.nan}, "t: got nan"),
+        ({"num_items": N + 1}, f"negatives: got {N}, expected 1 to num_items - 2 = {N - 1}"),
+    ],
+)
+def test_gbce_refusals(options, message):
+    with pytest.raises(ValueError, match=message):
+        gbce_loss(*gbce_inputs()[0], **options)
+
+
+@pytest.mark.parametrize(
+    "name, change, message",
+    [
+        ("query", lambda x: x[0], r"query: got \(5,\) torch.float64, expected \(B, d\)"),
+        ("target", lambda x: x[:1], r"target: got shape \(1, 5\), expected \(6, 5\)"),
+        ("target", lambda x: x.float(), "target: got dtype torch.float32, expected torch.float64"),
+        ("negatives", lambda x: x[:, 1:], r"negatives: got shape \(17, 4\), expected \(17, 5\)"),
+        ("negatives", lambda x: x[0, 0], r"negatives: got shape \(\), expected \(0, 5\)"),
+        ("negative_ids", lambda x: x[1:], r"negative_ids: got shape \(16,\), expected \(17,\)"),
+    ],
+)
+def test_gbce_inputs_that_do_not_fit(name, change, message):
+    vectors, ids = gbce_inputs()
+    names = ("query", "target", "negatives", "target_ids", "negative_ids")
+    inputs = dict(zip(names, [*vectors, *ids], strict=True))
+    with pytest.raises(ValueError, match=message):
+        gbce_loss(**inputs | {name: change(inputs[name])}, num_items=41)

@@ -1,10 +1,12 @@
 """The negatives of a training step: which items, and how probable each was."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from remi_fast.config import LossConfig
-from remi_fast.errors import DataError
+from remi_fast.errors import ConfigError, DataError
 from remi_fast.kernels.negatives import sample_negatives
 from remi_fast.kernels.proposal import Proposal, log_uniform
 
@@ -14,14 +16,32 @@ def needs_counts(loss: LossConfig) -> bool:
     return loss.sampler in ("popularity", "in-batch", "mixed")
 
 
+def check_number(loss: LossConfig, num_items: int) -> None:
+    """Raise ConfigError where there are not as many items as have to be drawn."""
+    why, most = "without replacement", num_items - 1
+    if loss.name == "gbce":
+        why, most = "with loss.name 'gbce'", num_items - 2
+    elif loss.replacement:
+        return
+    if loss.num_negatives > most:
+        raise ConfigError(
+            f"loss.num_negatives: got {loss.num_negatives} {why}, expected at most {most}, "
+            "the items there are"
+        )
+
+
 class Candidates:
     """`candidates(step, target)`: ids (N,) and log q (N,), up to a constant (None: all alike).
 
-    uniform      N items drawn uniformly, with replacement
+    uniform      N items drawn uniformly, with replacement or without
     log-uniform  by rank of popularity, as TensorFlow's sampled softmax
     popularity   in proportion to (training interactions)^alpha
     in-batch     the targets of the batch; their q is the popularity
     mixed        N uniform ones and the targets; q is the mixture (Yang et al., WWW 2020)
+    full         every item, 1..I-1, once: nothing is drawn
+
+    with_targets: the targets are among them, and each row's own has to be left out.
+    log_scale: log of the number of items that a row's candidates stand for; None is log N.
     """
 
     def __init__(
@@ -38,9 +58,15 @@ class Candidates:
         Raises DataError where it needs them and nothing was counted.
         """
         self.num, self.num_items = loss.num_negatives, num_items
+        self.replacement = loss.replacement
         self.seed, self.backend = seed, backend
-        self.with_targets = loss.sampler in ("in-batch", "mixed")
-        self.draws = loss.sampler != "in-batch"
+        self.with_targets = loss.sampler in ("in-batch", "mixed", "full")
+        self.draws = loss.sampler not in ("in-batch", "full")
+        self.log_scale: float | None = None
+        self._catalogue: Tensor | None = None
+        if loss.sampler == "full":
+            self._catalogue = torch.arange(1, num_items)
+            self.log_scale = math.log(max(num_items - 2, 1))  # without the row's own target
         self._proposal: Proposal | None = None
         self._log_q: Tensor | None = None
         if loss.sampler == "log-uniform":
@@ -59,6 +85,8 @@ class Candidates:
 
     def __call__(self, step: int, target: Tensor) -> tuple[Tensor, Tensor | None]:
         """The candidates of a batch with these targets (B,)."""
+        if self._catalogue is not None:
+            return self._catalogue, None
         ids = target.long()
         if self.draws:
             drawn = sample_negatives(
@@ -67,6 +95,7 @@ class Candidates:
                 seed=self.seed,
                 step=step,
                 sampler=self._proposal or "uniform",
+                replacement=self.replacement,
                 backend=self.backend,
             )
             ids = torch.cat([drawn, ids]) if self.with_targets else drawn

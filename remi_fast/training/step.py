@@ -9,19 +9,19 @@ from torch import Tensor
 from remi_fast.config import Config
 from remi_fast.errors import NonFiniteError
 from remi_fast.kernels.finite import Finite, all_finite, first_non_finite
-from remi_fast.kernels.multi_interest_ihn_loss import multi_interest_ihn_loss_rows
 from remi_fast.losses import total_loss
 from remi_fast.models.recommender import MultiInterestModel
 from remi_fast.optim import DeferredAdam
 from remi_fast.training.candidates import Candidates
+from remi_fast.training.objective import Objective
 
 
 @dataclass(frozen=True)
 class StepLoss:
-    """Losses of one step: the total, and the means of its two parts."""
+    """Losses of one step: the total, and the means of its two parts (ranking: ihn or gbce)."""
 
     total: float
-    ihn: float
+    ranking: float
     rr: float
 
 
@@ -38,6 +38,9 @@ class TrainingStep:
         self.candidates = Candidates(
             config.loss, model.num_items, seed=config.train.seed, counts=counts, backend=backend
         )
+        self.objective = Objective(
+            config.loss, model.num_items, seed=config.train.seed, backend=backend
+        )
         self.table_optimizer = DeferredAdam(model.table, lr=lr, backend=backend)
         self.dense_optimizer = torch.optim.Adam(model.extractor.parameters(), lr=lr, fused=True)
         self._weights = dict(model.extractor.named_parameters())
@@ -51,7 +54,7 @@ class TrainingStep:
         the step reads or makes: rows, dense weights, loss, gradients, states of the optimizers.
         The message names step, tensor and row.
         """
-        loss, backend = self.config.loss, self.config.train.backend
+        loss = self.config.loss
         negatives, log_q = self.candidates(step, target)
         mask_hits = loss.mask_hits or self.candidates.with_targets
         # One gather for all three, so that each row is caught up and updated once.
@@ -62,27 +65,27 @@ class TrainingStep:
         interests, routing = self.model.extractor(
             history_rows.view(*history.shape, self.model.dim), length, step
         )
-        ihn, _, rr = multi_interest_ihn_loss_rows(
+        ranking, rr = self.objective(
+            step,
             interests,
             target_rows,
             negative_rows,
             routing,
-            beta=loss.beta,
-            detach_weights=loss.detach_weights,
             log_q=log_q,
+            log_scale=self.candidates.log_scale,
             target_ids=target if mask_hits else None,
             negative_ids=negatives if mask_hits else None,
-            backend=backend,
         )
-        total = total_loss(ihn, rr, loss.rr_lambda)
+        total = total_loss(ranking, rr, loss.rr_lambda)
         mean_rr = 0.0 if rr is None else rr.mean().item()
-        result = StepLoss(total.item(), ihn.mean().item(), mean_rr)
+        result = StepLoss(total.item(), ranking.mean().item(), mean_rr)
         if not math.isfinite(result.total):
             self.table_optimizer.check_rows()  # the cause, perhaps
             self._check_dense(step)
             raise NonFiniteError(
-                f"step {step}: the loss is {result.total} (ihn {result.ihn}, rr {result.rr}; "
-                f"{_first_sample(ihn, rr)}), expected a finite number; nothing was updated. "
+                f"step {step}: the loss is {result.total} ({loss.name} {result.ranking}, "
+                f"rr {result.rr}; {_first_sample({loss.name: ranking, 'rr': rr})}), "
+                "expected a finite number; nothing was updated. "
                 "Try a smaller optim.lr"
             )
         total.backward()
@@ -127,8 +130,8 @@ class TrainingStep:
         return tensors
 
 
-def _first_sample(ihn: Tensor, rr: Tensor | None) -> str:
-    for name, part in (("ihn", ihn), ("rr", rr)):
+def _first_sample(parts: dict[str, Tensor | None]) -> str:
+    for name, part in parts.items():
         if part is not None and (found := first_non_finite(part)) is not None:
             (sample, *_), value = found
             return f"{name} of sample {sample} is {value}"

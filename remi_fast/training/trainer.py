@@ -24,7 +24,7 @@ from remi_fast.kernels.native import C
 from remi_fast.models.recommender import MultiInterestModel, make_model
 from remi_fast.retrieval.evaluate import evaluate, held_out_users
 from remi_fast.training import checkpoint, popularity
-from remi_fast.training.candidates import needs_counts
+from remi_fast.training.candidates import check_number, needs_counts
 from remi_fast.training.diagnostics import diagnose
 from remi_fast.training.popularity import training_counts
 from remi_fast.training.progress import TrainingProgress
@@ -129,7 +129,13 @@ class Trainer:
     def _log(self, log: MetricsLog, loss: StepLoss) -> None:
         self._mean.add(loss)
         if self.step % LOG_EVERY == 0:
-            log.write({"step": self.step, **self._mean.take(), **self.speed()})
+            means = self._mean.take(self.config.loss.name)
+            log.write({"step": self.step, **means, "beta": self.beta, **self.speed()})
+
+    @property
+    def beta(self) -> float:
+        """Hardness of the last step's negatives."""
+        return self.config.loss.beta_at(self.step - 1)
 
     def speed(self) -> dict[str, float]:
         """Time in training steps alone, and samples a second of it."""
@@ -145,8 +151,7 @@ class Trainer:
     def _validate(self, log: MetricsLog) -> dict[str, float]:
         metrics = self.evaluate("valid", self.config.train.eval_users or None)
         log.write({"step": self.step, "split": "valid", **metrics})
-        beta, seed = self.config.loss.beta, self.config.train.seed
-        found = diagnose(self.model, self.dataset, beta=beta, seed=seed)
+        found = diagnose(self.model, self.dataset, beta=self.beta, seed=self.config.train.seed)
         log.write({"step": self.step, "split": "diagnostics", **found})
         if metrics[SELECTION_METRIC] > self.best["valid"].get(SELECTION_METRIC, -math.inf):
             self.best = {"step": self.step, "valid": metrics}
@@ -226,17 +231,17 @@ class _RunningMean:
         self._last = math.nan
 
     def add(self, loss: StepLoss) -> None:
-        for i, value in enumerate((loss.total, loss.ihn, loss.rr)):
+        for i, value in enumerate((loss.total, loss.ranking, loss.rr)):
             self._sums[i] += value
         self._count += 1
 
     def mean(self) -> float:
         return self._sums[0] / self._count if self._count else self._last
 
-    def take(self) -> dict[str, float]:
+    def take(self, ranking: str) -> dict[str, float]:
         values = [value / self._count for value in self._sums]
         self._sums, self._count, self._last = [0.0, 0.0, 0.0], 0, values[0]
-        return dict(zip(("loss", "ihn", "rr"), values, strict=True))
+        return dict(zip(("loss", ranking, "rr"), values, strict=True))
 
     def state(self) -> list[float]:
         return [*self._sums, self._count]
@@ -289,6 +294,7 @@ def check(dataset: Dataset, config: Config) -> None:
             f"{len(lengths)}, expected one with more than train.min_history "
             f"{config.train.min_history}"
         )
+    check_number(config.loss, dataset.num_items)
     _check_memory(config, dataset.num_items)
 
 
@@ -298,14 +304,15 @@ def _check_memory(config: Config, num_items: int) -> None:
     table = 0 if model.name == "pop" else 3 * num_items * model.dim
     samples = batch * (model.max_history + model.num_interests) * model.dim
     routing = batch * model.max_history * model.num_interests
-    need = 4 * (table + samples + routing + config.loss.num_negatives * model.dim)
+    negatives = num_items - 1 if config.loss.sampler == "full" else config.loss.num_negatives
+    need = 4 * (table + samples + routing + negatives * model.dim)
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if need > there:
         raise ConfigError(
             f"model.dim {model.dim}, num_interests {model.num_interests}, max_history "
-            f"{model.max_history}, train.batch_size {batch}, loss.num_negatives "
-            f"{config.loss.num_negatives}: with {num_items} items these need {need / 2**30:,.0f} "
-            f"GiB of memory or more, expected at most the {there / 2**30:,.0f} GiB of this machine"
+            f"{model.max_history}, train.batch_size {batch}, {negatives} negatives: with "
+            f"{num_items} items these need {need / 2**30:,.0f} GiB of memory or more, expected at "
+            f"most the {there / 2**30:,.0f} GiB of this machine"
         )
 
 

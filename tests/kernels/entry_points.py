@@ -177,7 +177,7 @@ def numbers(rng, place):
     C.alias_table(place(rng.random(n)), threshold, alias)
     C.sample_by_alias(weighted, threshold, alias, 7, 3)
     finite = C.all_finite([place(normal(rng, *draw(rng, 99))) for _ in range(3)])
-    words, permuted = C.random_words(index, 1, 2, 3), C.permute(index, n, 5, 1)
+    words, permuted = C.random_words(index, 1, 2, 3), C.permute(index, n, 5, 1, 9)
     return words, permuted, negatives, threshold, alias, weighted, np.asarray(finite)
 
 

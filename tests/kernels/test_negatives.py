@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from remi_fast.kernels.ihn_loss import ihn_loss
 from remi_fast.kernels.negatives import sample_negatives
+from remi_fast.kernels.permutation import permute
 from remi_fast.kernels.proposal import Proposal, log_uniform
 from tests.device import DEVICE
 
@@ -30,6 +32,43 @@ def test_backends_agree(num_items, num):
 def test_known_ids():
     """A change of the random numbers would change every run: pinned."""
     assert sample_negatives(6, 1000, seed=1, step=0).tolist() == [550, 855, 354, 399, 200, 673]
+    distinct = sample_negatives(6, 1000, seed=1, step=0, replacement=False)
+    assert distinct.tolist() == [140, 978, 911, 285, 523, 858]
+
+
+@pytest.mark.parametrize("num_items", [2, 3, 6, 1000, 2**31, 2**32 - 1])
+def test_backends_draw_alike_without_replacement(num_items):
+    """Up to all items, in an order that is not the loader's of as many users."""
+    num, seed = min(num_items - 1, 1280), 2**63 + 5
+    for step in (0, 2**31, 2**32 - 1):
+        options = {"seed": seed, "step": step, "replacement": False}
+        ids = sample_negatives(num, num_items, **options, backend="reference")
+        assert ids.dtype == torch.int64 and len(ids.unique()) == num
+        assert ids.min() >= 1 and ids.max() < num_items
+        for backend in ("native", "triton"):
+            drawn = sample_negatives(num, num_items, **options, device=DEVICE, backend=backend)
+            assert torch.equal(drawn.cpu(), ids)
+        users = permute(np.arange(num), num_items - 1, seed=seed, step=step)
+        assert num_items < 10 or ids.tolist() != (1 + users).tolist()
+    step = torch.tensor(step, device=DEVICE)
+    drawn = sample_negatives(
+        num, num_items, **options | {"step": step}, device=DEVICE, backend="triton"
+    )
+    assert torch.equal(drawn.cpu(), ids)
+
+
+def test_without_replacement_every_item_is_drawn_alike_and_never_twice():
+    """Chi-square of how often each of n items is among N: n - 1 degrees of freedom.
+
+    The counts vary less than with replacement: by T N (n - N) / (n (n - 1)) in each direction.
+    """
+    n, num, steps = 40, 12, 3000
+    drawn = [sample_negatives(num, n + 1, seed=2, step=s, replacement=False) for s in range(steps)]
+    assert all(len(ids.unique()) == num for ids in drawn)
+    counts = torch.bincount(torch.cat(drawn), minlength=n + 1)[1:].double()
+    variance = steps * num * (n - num) / (n * (n - 1))
+    chi2 = (counts - steps * num / n).square().sum() / variance
+    assert 14 < chi2 < 80
 
 
 def test_every_item_is_drawn_and_none_more_than_others():
@@ -58,6 +97,11 @@ def test_function_of_seed_and_step():
         ({"step": torch.tensor(1, dtype=torch.int32)}, "step: got .* torch.int32"),
         ({"seed": -1}, "seed must be in"),
         ({"backend": "cuda"}, "cuda"),
+        ({"num": 9, "replacement": False}, "num: got 9 without replacement, expected at most 8"),
+        (
+            {"sampler": "log-uniform", "replacement": False},
+            "sampler: got 'log-uniform' without replacement, expected 'uniform'",
+        ),
     ],
 )
 def test_refusals(change, message):

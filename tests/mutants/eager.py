@@ -52,8 +52,11 @@ PERMUTING = group(
      "walking = walking[image[walking] >= np.uint64(n)]",
      "walking = walking[image[walking] > np.uint64(n)]"),
     ("the step is ignored", f"{PERMUTATION}seeds_and_steps_give_other_permutations",
-     "keys = _round_keys(bits // 2, seed, step)",
-     "keys = _round_keys(bits // 2, seed, 0)"),
+     "random_words(np.arange(rounds(bits)), step, stream, seed)",
+     "random_words(np.arange(rounds(bits)), 0, stream, seed)"),
+    ("the stream is ignored", f"{DRAWS}backends_draw_alike_without_replacement[1000]",
+     "random_words(np.arange(rounds(bits)), step, stream, seed)",
+     "random_words(np.arange(rounds(bits)), step, PERMUTATION_KEYS, seed)"),
 )  # fmt: skip
 
 DRAWING = [
@@ -62,6 +65,13 @@ DRAWING = [
         ("the reference draws the padding", f"{DRAWS}backends_agree[1280-1000]",
          "    if table is None:\n        return 1 + column\n",
          "    if table is None:\n        return column\n"),
+        ("distinct negatives are the users", f"{DRAWS}known_ids",
+         "image = C.permute(np.arange(num), num_items - 1, seed, step, NEGATIVE_KEYS)",
+         "image = C.permute(np.arange(num), num_items - 1, seed, step)"),
+        ("more are drawn than there are", f"{DRAWS}refusals[change9-num: got 9 without "
+         "replacement, expected at most 8]",
+         "    if num >= num_items:\n",
+         "    if num > num_items:\n"),
         ("a column's alias when it is kept", f"{DRAWS}backends_draw_alike_by_a_table[zipf]",
          "torch.where(kept, column, table.alias[column].long())",
          "torch.where(kept, table.alias[column].long(), column)"),

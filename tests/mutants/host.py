@@ -204,4 +204,14 @@ HOST_DRAWING = group(
      "-log_q.detach()"),
 )  # fmt: skip
 
-MUTANTS = [*LAUNCHES, *OPERATOR, *DRAWING, *RUNNING, *HOST_DRAWING]
+DISTINCT = group(
+    "kernels/permutation_triton.py",
+    ("one key for two rounds, in Triton", f"{DRAWS}backends_draw_alike_without_replacement[1000]",
+     "_mix(high, seed, step, even + 1, LOW)",
+     "_mix(high, seed, step, even, LOW)"),
+    ("not walked to the end, in Triton", f"{DRAWS}backends_draw_alike_without_replacement[6]",
+     "while tl.max((image >= n)",
+     "while tl.max((image > n)"),
+)  # fmt: skip
+
+MUTANTS = [*LAUNCHES, *OPERATOR, *DRAWING, *RUNNING, *HOST_DRAWING, *DISTINCT]

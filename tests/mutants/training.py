@@ -8,6 +8,9 @@ DIAGNOSTICS = "tests/training/test_diagnostics.py::test_"
 CHECKPOINT = "tests/training/test_checkpoint.py::test_"
 TRAINER = "tests/training/test_trainer.py::test_"
 NON_FINITE = "tests/training/test_non_finite.py::test_"
+SOFT = "tests/training/test_objective.py::test_"
+ONE_LEARNS = f"{SOFT}only_the_drawn_interest_learns_and_rr_is_of_all[ihn-1.0]"
+STEPS = "tests/training/test_step.py::test_steps_are_those_of_plain_pytorch"
 OPTIM = "tests/test_optim.py::test_"
 LOSSES = "tests/test_losses.py::test_"
 ERRORS = "tests/test_config.py::test_errors"
@@ -43,6 +46,15 @@ LOSS = group(
     ("regularizer taken off", REMI_LOSS,
      "return ihn.mean() + PUBLISHED_BATCH",
      "return ihn.mean() - PUBLISHED_BATCH"),
+    ("padding counts in the sampling rate", f"{LOSSES}gbce_is_the_published_formula[0.75-False]",
+     "number / (num_items - 2)",
+     "number / (num_items - 1)"),
+    ("a hit counts as a term", f"{LOSSES}gbce_is_the_published_formula[0.75-True]",
+     "(1 + other.sum(dim=1))",
+     "(1 + number)"),
+    ("gbce without its weight", f"{LOSSES}gbce_is_the_published_formula[0.75-False]",
+     "positive = beta * softplus",
+     "positive = softplus"),
     ("the same negatives at every step",
      f"{LOSSES}the_module_draws_the_negatives_of_the_step[reference]",
      "step=0 if step is None else step",
@@ -153,7 +165,36 @@ STEP = group(
     ("a loss that is not finite goes on",
      f"{NON_FINITE}nothing_is_updated_and_the_place_is_named[in_the_loss-native]",
      "if not math.isfinite(result.total):",
-     "if math.isnan(result.ihn) and math.isinf(result.ihn):"),
+     "if math.isnan(result.ranking) and math.isinf(result.ranking):"),
+)  # fmt: skip
+
+OBJECTIVE = group(
+    "remi_fast/training/objective.py",
+    ("beta without its warm-up", f"{STEPS}[beta-rr_lambda-beta_warmup]",
+     "beta=self.loss.beta_at(step),",
+     "beta=self.loss.beta,"),
+    ("t is the default's", f"{STEPS}[name-beta-gbce_t-mask_hits]",
+     "t=self.loss.gbce_t,",
+     "t=0.75,"),
+    ("hits of gbce are not masked", f"{STEPS}[name-beta-gbce_t-mask_hits]",
+     "target_ids=target_ids,",
+     "target_ids=None,"),
+    ("RR is not for gbce", f"{STEPS}[name-beta-rr_lambda]",
+     "return gbce, _rr(routing, query)",
+     "return gbce, None"),
+    ("the same interests at every step", f"{SOFT}it_is_a_function_of_seed_and_step",
+     "random_words(users, step, SELECTION, seed)",
+     "random_words(users, 0, SELECTION, seed)"),
+    ("interests are drawn without tau",
+     f"{SOFT}interests_are_drawn_by_the_softmax_of_their_scores[2.0]",
+     "torch.softmax(tau * scores, dim=1)",
+     "torch.softmax(scores, dim=1)"),
+    ("the selection is always hard", ONE_LEARNS,
+     'if self.loss.selection == "hard":',
+     "if True:"),
+    ("RR of the drawn interest alone", ONE_LEARNS,
+     "return ranking, _rr(routing, query)",
+     "return ranking, _rr(routing[:, :1], query)"),
 )  # fmt: skip
 
 CHOOSING = group(
@@ -173,6 +214,23 @@ CHOOSING = group(
     ("padding is one of the uniform ones", MIXED,
      "self.num / (self.num_items - 1)",
      "self.num / self.num_items"),
+    ("padding is in the catalogue", f"{CANDIDATES}full_is_every_item_once_at_every_step",
+     "torch.arange(1, num_items)",
+     "torch.arange(num_items)"),
+    ("the target counts twice", f"{STEPS}[sampler-beta]",
+     'self.with_targets = loss.sampler in ("in-batch", "mixed", "full")',
+     'self.with_targets = loss.sampler in ("in-batch", "mixed")'),
+    ("the scale counts the target", f"{STEPS}[sampler-beta-rr_lambda]",
+     "math.log(max(num_items - 2, 1))",
+     "math.log(num_items - 1)"),
+    ("a proposal is not corrected for", f"{CANDIDATES}with_more_negatives_the_loss_tends_to_that_"
+     "of_the_catalogue[log-uniform-0.0]",
+     "self._log_q = self._proposal.log_q",
+     "self._log_q = None"),
+    ("without replacement is with", f"{CANDIDATES}z_of_uniform_negatives_is_unbiased_and_varies_as_"
+     "documented[False]",
+     "replacement=self.replacement,",
+     "replacement=True,"),
     ("the correction of another step", f"{CANDIDATES}uniform_ids_need_no_correction",
      "step=step,",
      "step=step + 1,"),
@@ -320,9 +378,16 @@ SETTINGS = group(
     ("null is a value", ERRORS + "[optim: {lr: null}-optim.lr: got null, expected a value]",
      "if value is None:",
      "if value is ...:"),
+    ("what means nothing to gbce is ignored", ERRORS + "[loss: {name: gbce}-loss.beta: got 1.0 "
+     "with loss.name 'gbce', expected 0]",
+     "            self._check_gbce()\n",
+     "            pass\n"),
+    ("beta is full a step early", f"{STEPS}[beta-rr_lambda-beta_warmup]",
+     "return self.beta * (step / self.beta_warmup)",
+     "return self.beta * ((step + 1) / self.beta_warmup)"),
 )  # fmt: skip
 
 MUTANTS = [
-    *LOSS, *TABLE, *SINGLE_VECTOR, *CAPSULES, *MAKING, *STEP, *CHOOSING, *COUNTING, *DIAGNOSING,
-    *SHARDING, *SAVING, *TRAINING, *OPTIMIZER, *NEAREST, *SETTINGS,
+    *LOSS, *TABLE, *SINGLE_VECTOR, *CAPSULES, *MAKING, *STEP, *OBJECTIVE, *CHOOSING, *COUNTING,
+    *DIAGNOSING, *SHARDING, *SAVING, *TRAINING, *OPTIMIZER, *NEAREST, *SETTINGS,
 ]  # fmt: skip

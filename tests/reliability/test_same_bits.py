@@ -71,7 +71,7 @@ def trained(path, name, sampling, steps):
         losses = [
             step(n, b.history, b.length, b.target) for n, b in islice(enumerate(batches), steps)
         ]
-    values = [[loss.total, loss.ihn, loss.rr] for loss in losses]
+    values = [[loss.total, loss.ranking, loss.rr] for loss in losses]
     found = {"losses": torch.tensor(values, dtype=torch.float64)}
     found |= step.model.state_dict()
     table = step.table_optimizer.state_dict()

@@ -1,8 +1,11 @@
 """Which negatives a step trains on, and how probable each was."""
 
+import math
+
 import pytest
 import torch
 
+import remi_fast.functional as F
 from remi_fast import api
 from remi_fast.config import Config, LossConfig, ModelConfig, TrainConfig
 from remi_fast.errors import DataError
@@ -14,7 +17,7 @@ from remi_fast.training.candidates import Candidates
 from remi_fast.training.step import TrainingStep
 
 ITEMS, N = 50, 30
-SAMPLERS = ["uniform", "log-uniform", "popularity", "in-batch", "mixed"]
+SAMPLERS = ["uniform", "log-uniform", "popularity", "in-batch", "mixed", "full"]
 
 
 @pytest.fixture
@@ -25,13 +28,20 @@ def counts():
 
 
 def make(sampler, counts, **options):
-    loss = LossConfig(sampler=sampler, num_negatives=N, **options)
+    loss = LossConfig(**{"sampler": sampler, "num_negatives": N} | options)
     return Candidates(loss, ITEMS, seed=3, counts=counts)
 
 
 def test_uniform_ids_need_no_correction(counts):
     ids, log_q = make("uniform", None)(7, torch.tensor([1, 2]))
     assert torch.equal(ids, sample_negatives(N, ITEMS, seed=3, step=7)) and log_q is None
+
+
+def test_without_replacement_no_item_comes_twice():
+    ids, log_q = make("uniform", None, replacement=False)(7, torch.tensor([1, 2]))
+    assert log_q is None and len(ids.unique()) == N
+    expected = sample_negatives(N, ITEMS, seed=3, step=7, replacement=False)
+    assert torch.equal(ids, expected)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
@@ -64,6 +74,13 @@ def test_mixed_takes_both_and_their_mixture(counts):
     torch.testing.assert_close(log_q.exp(), expected, rtol=1e-5, atol=0)
 
 
+def test_full_is_every_item_once_at_every_step():
+    candidates = make("full", None)
+    for step in (0, 5):
+        ids, log_q = candidates(step, torch.tensor([1, 2, 1]))
+        assert ids.tolist() == list(range(1, ITEMS)) and log_q is None
+
+
 @pytest.mark.parametrize("sampler", ["log-uniform", "popularity", "in-batch", "mixed"])
 def test_the_corrected_loss_tends_to_that_of_all_candidates(counts, sampler):
     """Self-normalised weights undo the proposal (over the items that it can draw)."""
@@ -82,6 +99,90 @@ def test_the_corrected_loss_tends_to_that_of_all_candidates(counts, sampler):
         for i, q in ((ids, log_q), (possible, None))
     )
     torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "log-uniform", "popularity", "mixed"])
+def test_draws_have_the_frequencies_of_their_q(counts, sampler):
+    """Chi-square over all items; of `mixed` with targets that come by popularity, as they do."""
+    candidates = make(sampler, counts)
+    generator = torch.Generator().manual_seed(5)
+    q, drawn = torch.zeros(ITEMS).double(), torch.zeros(ITEMS)
+    for step in range(800):
+        ids, log_q = candidates(step, torch.multinomial(counts, 20, True, generator=generator))
+        q[ids] = log_q.double().exp() if log_q is not None else 1 / (ITEMS - 1)
+        drawn += torch.bincount(ids, minlength=ITEMS)
+    assert q.sum().item() == pytest.approx(1, abs=1e-5), "every item that has a q was drawn"
+    expected = q * drawn.sum()
+    assert not drawn[q == 0].any()
+    chi2 = ((drawn - expected) ** 2 / expected)[q > 0].sum()
+    assert 18 < chi2 < 95  # up to 48 degrees of freedom
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "options",
+    [{"sampler": s} for s in SAMPLERS[:-1]] + [{"replacement": False}],
+    ids=lambda options: options.get("sampler", "distinct"),
+)
+def test_with_more_negatives_the_loss_tends_to_that_of_the_catalogue(options, beta):
+    """Root mean square of what is between the two: it falls as 1 / sqrt(N), by sqrt(10) a time.
+
+    In a catalogue of 1001 items, and with its row's target left out.
+    """
+    items, times = 1001, 40
+    generator = torch.Generator().manual_seed(2)
+    table = torch.randn(items, 4, generator=generator) / 2
+    interests, target = torch.randn(6, 1, 4, generator=generator) / 2, torch.arange(1, 7)
+    popularity = 1 / torch.arange(items).clamp_min(1) ** 0.5
+    popularity[0] = 0
+    exact, _ = F.full_catalogue_ihn_loss(interests, target, table, beta=beta)
+    errors = []
+    for number in (10, 100, 1000):
+        loss = LossConfig(num_negatives=number, **options)
+        candidates = Candidates(loss, items, seed=1, counts=popularity)
+        squares = 0.0
+        for step in range(times):
+            by_popularity = torch.multinomial(popularity, number, True, generator=generator)
+            ids, log_q = candidates(step, by_popularity)
+            found = ihn_loss(
+                interests[:, 0],
+                table[target],
+                table[ids],
+                beta=beta,
+                log_q=log_q,
+                log_scale=math.log(items - 2),
+                target_ids=target,
+                negative_ids=ids,
+            )
+            squares += (found - exact).square().mean() / times
+        errors.append(float(squares) ** 0.5)
+    assert errors[0] > 2 * errors[1] > 4 * errors[2] and errors[2] < 0.1
+    if "replacement" in options:  # these were all items
+        assert errors[2] < 1e-5
+
+
+@pytest.mark.parametrize("replacement", [True, False])
+def test_z_of_uniform_negatives_is_unbiased_and_varies_as_documented(replacement):
+    """At beta 0: mean and variance over many steps of Z = (I - 1) mean(exp(s))."""
+    number, steps = 20, 4000
+    table = torch.randn(ITEMS, 3, generator=torch.Generator().manual_seed(4))
+    query, nothing = torch.ones(1, 3), torch.zeros(1, 3)
+    candidates = make("uniform", None, replacement=replacement, num_negatives=number)
+    z = torch.stack(
+        [
+            ihn_loss(
+                query, nothing, table[candidates(step, nothing)[0]], beta=0.0,
+                log_scale=math.log(ITEMS - 1),
+            ).expm1()
+            for step in range(steps)
+        ]
+    ).double()  # fmt: skip
+    terms = (table[1:] @ query[0]).double().exp()
+    variance = (ITEMS - 1) ** 2 * terms.var(correction=0) / number
+    if not replacement:
+        variance *= (ITEMS - 1 - number) / (ITEMS - 2)
+    assert (z.mean() - terms.sum()).abs() < 4 * (variance / steps).sqrt()
+    assert z.var().item() == pytest.approx(variance.item(), rel=0.1)
 
 
 def test_samplers_that_need_counts_say_so():
@@ -105,7 +206,9 @@ def test_a_step_trains_on_the_candidates_as_they_were_drawn(counts, sampler):
         interests, model.read(target), model.read(ids), routing, beta=1.0, log_q=log_q, **masked
     )
     found = step(4, history, length, target)
-    assert (found.ihn, found.rr) == pytest.approx((ihn.mean().item(), rr.mean().item()), rel=1e-5)
+    assert (found.ranking, found.rr) == pytest.approx(
+        (ihn.mean().item(), rr.mean().item()), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

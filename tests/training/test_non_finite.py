@@ -12,7 +12,7 @@ from remi_fast.errors import NonFiniteError
 from remi_fast.kernels.finite import all_finite, first_non_finite
 from remi_fast.kernels.negatives import sample_negatives
 from remi_fast.models.recommender import make_model
-from remi_fast.training import step as step_module
+from remi_fast.training import objective as objective_module
 from remi_fast.training.step import TrainingStep
 
 ITEMS, DIM, HISTORY, BATCH = 60, 8, 5, 4
@@ -93,19 +93,19 @@ def in_a_dense_moment(training_step, step, bad, generator, monkeypatch):
 
 
 def in_the_loss(training_step, step, bad, generator, monkeypatch):
-    whole = step_module.multi_interest_ihn_loss_rows
+    whole = objective_module.multi_interest_ihn_loss_rows
     sample = int(generator.integers(BATCH))
 
     def broken(*arguments, **options):
         ihn, chosen, rr = whole(*arguments, **options)
         return ihn.index_fill(0, torch.tensor([sample]), bad), chosen, rr
 
-    monkeypatch.setattr(step_module, "multi_interest_ihn_loss_rows", broken)
+    monkeypatch.setattr(objective_module, "multi_interest_ihn_loss_rows", broken)
     return f"the loss is {bad} .*ihn of sample {sample} is {bad}"
 
 
 def in_a_gradient(training_step, step, bad, generator, monkeypatch):
-    whole = step_module.multi_interest_ihn_loss_rows
+    whole = objective_module.multi_interest_ihn_loss_rows
     where = str(generator.choice(["interests", "target"]))
     sample, column = int(generator.integers(BATCH)), int(generator.integers(DIM))
 
@@ -118,7 +118,7 @@ def in_a_gradient(training_step, step, bad, generator, monkeypatch):
         (interests if where == "interests" else target_rows).register_hook(spoil)
         return whole(interests, target_rows, *others, **options)
 
-    monkeypatch.setattr(step_module, "multi_interest_ihn_loss_rows", broken)
+    monkeypatch.setattr(objective_module, "multi_interest_ihn_loss_rows", broken)
     if where == "interests":  # all weights of the extractor get one
         return r"extractor: gradient of \w+: got -?(nan|inf) in row \d+"
     row = int(batch(step)[2][sample])
@@ -178,7 +178,7 @@ def train(dataset, run):
 
 @pytest.mark.parametrize("bad", BAD)
 def test_the_last_good_checkpoint_stands(dataset, tmp_path, monkeypatch, bad):
-    whole = step_module.TrainingStep.__call__
+    whole = TrainingStep.__call__
 
     def broken(self, step, *arguments):
         result = whole(self, step, *arguments)
@@ -186,7 +186,7 @@ def test_the_last_good_checkpoint_stands(dataset, tmp_path, monkeypatch, bad):
             self.model.extractor.w1.detach()[3, 1] = bad
         return result
 
-    monkeypatch.setattr(step_module.TrainingStep, "__call__", broken)
+    monkeypatch.setattr(TrainingStep, "__call__", broken)
     with pytest.raises(NonFiniteError, match=f"step 7: extractor: weight w1: got {bad} in row 3"):
         train(dataset, tmp_path / "run")
     monkeypatch.undo()
@@ -197,7 +197,7 @@ def test_the_last_good_checkpoint_stands(dataset, tmp_path, monkeypatch, bad):
 
 def test_what_is_not_finite_is_not_saved(dataset, tmp_path, monkeypatch):
     """Rows that no step reads any more are looked at when they are saved."""
-    whole = step_module.TrainingStep.__call__
+    whole = TrainingStep.__call__
 
     def broken(self, step, *arguments):
         result = whole(self, step, *arguments)
@@ -205,7 +205,7 @@ def test_what_is_not_finite_is_not_saved(dataset, tmp_path, monkeypatch):
             self.model.table.weight[11, 2] = float("nan")
         return result
 
-    monkeypatch.setattr(step_module.TrainingStep, "__call__", broken)
+    monkeypatch.setattr(TrainingStep, "__call__", broken)
     text = re.escape("checkpoint: table.weight: got nan at [11, 2]")
     with pytest.raises(NonFiniteError, match=text):
         train(dataset, tmp_path / "run")

@@ -6,6 +6,7 @@ import torch
 from remi_fast.config import Config, LossConfig, ModelConfig, OptimConfig
 from remi_fast.kernels import reference
 from remi_fast.kernels.negatives import sample_negatives
+from remi_fast.kernels.philox import SELECTION, random_words
 from remi_fast.models.recommender import make_model
 from remi_fast.training.step import TrainingStep
 
@@ -22,6 +23,41 @@ def batches():
         yield history, length, torch.randint(1, ITEMS, (9,), generator=generator)
 
 
+def whole_catalogue(query, table, target, beta):
+    """The full softmax; with beta > 0 the ideal distribution, row by row."""
+    scores = query @ table[1:].T
+    if beta == 0:
+        return torch.nn.functional.cross_entropy(scores, target - 1, reduction="none")
+    losses = []
+    for row, own in zip(scores, target - 1, strict=True):
+        others = torch.cat([row[:own], row[own + 1 :]])
+        hard = (torch.softmax(beta * others, 0) * others.exp()).sum() * len(others)
+        losses.append(torch.log(row[own].exp() + hard) - row[own])
+    return torch.stack(losses)
+
+
+def drawn(interests, target, tau, step):
+    """One interest a row, by inversion of the distribution function."""
+    words = random_words(range(len(target)), step, SELECTION, SEED)[:, 0]
+    rows = []
+    for user, own, word in zip(interests, target, words, strict=True):
+        weights = (tau * user @ own).exp().tolist()
+        shares = [weight / sum(weights) for weight in weights]
+        before = [sum(shares[: k + 1]) for k in range(len(shares))]
+        rows.append(user[next(k for k, end in enumerate(before) if (word + 0.5) / 2**32 < end)])
+    return torch.stack(rows)
+
+
+def gbce(query, table, target, negatives, loss):
+    """As published, but for hits."""
+    rate = loss.num_negatives / (ITEMS - 2)
+    weight = rate * (loss.gbce_t * (1 - 1 / rate) + 1 / rate)
+    positive = weight * torch.sigmoid((query * table[target]).sum(1)).log()
+    negative = (1 - torch.sigmoid(query @ table[negatives].T)).log()
+    misses = negatives != target[:, None] if loss.mask_hits else torch.ones_like(negative)
+    return -(positive + (negative * misses).sum(1)) / (1 + misses.sum(1))
+
+
 def plain_steps(model, loss):
     """Losses, item table and extractor's parameters of the same steps in float64."""
     table, *parameters = (
@@ -33,16 +69,24 @@ def plain_steps(model, loss):
     for step, (history, length, target) in enumerate(batches()):
         negatives = sample_negatives(loss.num_negatives, ITEMS, seed=SEED, step=step)
         interests, routing = reference.self_attentive_extractor(table[history], length, *parameters)
-        query, _ = reference.select_interest(interests, table[target])
+        if loss.selection == "hard":
+            query, _ = reference.select_interest(interests, table[target])
+        else:
+            query = drawn(interests, table[target], loss.selection_tau, step)
         masks = {"target_ids": target, "negative_ids": negatives} if loss.mask_hits else {}
-        ihn = reference.ihn_loss(
-            query,
-            table[target],
-            table[negatives],
-            beta=loss.beta,
-            detach_weights=loss.detach_weights,
-            **masks,
-        )
+        if loss.name == "gbce":
+            ihn = gbce(query, table, target, negatives, loss)
+        elif loss.sampler == "full":
+            ihn = whole_catalogue(query, table, target, loss.beta)
+        else:
+            ihn = reference.ihn_loss(
+                query,
+                table[target],
+                table[negatives],
+                beta=loss.beta * min(step / loss.beta_warmup, 1) if loss.beta_warmup else loss.beta,
+                detach_weights=loss.detach_weights,
+                **masks,
+            )
         rr = reference.routing_regularizer(routing, DIM)
         total = ihn.mean() + 128 * loss.rr_lambda * rr.mean()
         optimizer.zero_grad()
@@ -59,6 +103,12 @@ def plain_steps(model, loss):
         {"beta": 0.3, "rr_lambda": 0.5},
         {"beta": 0.3, "rr_lambda": 0.5, "detach_weights": True},
         {"beta": 2.0, "rr_lambda": 0.0, "mask_hits": True},
+        {"beta": 2.0, "rr_lambda": 0.0, "beta_warmup": 7},
+        {"sampler": "full", "beta": 0.0},
+        {"sampler": "full", "beta": 0.7, "rr_lambda": 0.5},
+        {"selection": "soft", "selection_tau": 2.0, "beta": 0.3, "rr_lambda": 0.5},
+        {"name": "gbce", "beta": 0.0, "rr_lambda": 0.5},
+        {"name": "gbce", "beta": 0.0, "gbce_t": 0.3, "mask_hits": True},
     ],
     ids=lambda options: "-".join(options),
 )
@@ -73,7 +123,7 @@ def test_steps_are_those_of_plain_pytorch(options):
     losses, expected = plain_steps(model, loss)
     step = TrainingStep(model, config)
     mine = [step(number, *batch) for number, batch in enumerate(batches())]
-    got = torch.tensor([[each.total, each.ihn, each.rr] for each in mine])
+    got = torch.tensor([[each.total, each.ranking, each.rr] for each in mine])
     torch.testing.assert_close(got.double(), torch.tensor(losses).double(), rtol=2e-5, atol=1e-6)
     tensors = [model.rows(0, ITEMS), *(getattr(model.extractor, name) for name in PARAMETERS)]
     for tensor, exact in zip(tensors, expected, strict=True):

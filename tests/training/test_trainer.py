@@ -1,5 +1,6 @@
 """Training runs: what they write, resuming bit for bit, Ctrl-C, early stopping."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ def config(**train):
     chosen = {"batch_size": 16, "steps": 40, "eval_every": 10, "threads": 1} | train
     return Config(
         model=ModelConfig(dim=8, num_interests=2, max_history=6),
-        loss=LossConfig(beta=1.0, rr_lambda=1.0, num_negatives=32),
+        loss=LossConfig(beta=1.0, beta_warmup=25, rr_lambda=1.0, num_negatives=32),
         optim=OptimConfig(lr=0.01),
         train=TrainConfig(**chosen),
     )
@@ -66,6 +67,8 @@ def test_run_folder(finished, dataset):
     assert [line["step"] for line in validations] == [10, 20, 30, 40]
     best = max(validations, key=lambda line: line["recall@50"])
     assert best["recall@50"] == result["valid"]["recall@50"]
+    logged = {line["step"]: line["beta"] for line in log(run) if "loss" in line}
+    assert logged == {7: 6 / 25, 14: 13 / 25, 21: 20 / 25, 28: 1, 35: 1}, "beta of the last step"
     assert list((run / "tensorboard").glob("events*"))
     assert {"torch", "cpu", "command"} <= json.loads((run / "env.json").read_text()).keys()
 
@@ -113,6 +116,28 @@ def test_resume_after_a_kill_is_bit_identical(monkeypatch, finished, dataset, tm
     assert log(run) == log(finished[0])
     for part in ("best_step", "valid", "test"):
         assert result[part] == finished[1][part]
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"sampler": "full", "beta": 0.5, "beta_warmup": 25},
+        {"name": "gbce", "beta": 0.0, "replacement": False, "selection": "soft"},
+    ],
+    ids=lambda loss: "-".join(map(str, loss.values())),
+)
+def test_other_training_schemes_resume_with_the_same_bits(monkeypatch, dataset, tmp_path, loss):
+    chosen = dataclasses.replace(
+        config(checkpoint_every=5), loss=LossConfig(num_negatives=20, rr_lambda=1.0, **loss)
+    )
+    api.train(dataset.path, tmp_path / "whole", chosen)
+    with monkeypatch.context() as patch, pytest.raises(_Killed):
+        killed_after(patch, 17)
+        api.train(dataset.path, tmp_path / "killed", chosen)
+    api.resume(tmp_path / "killed")
+    assert same(tensors(tmp_path / "killed"), tensors(tmp_path / "whole"))
+    assert log(tmp_path / "killed") == log(tmp_path / "whole")
+    assert loss.get("name", "ihn") in log(tmp_path / "whole")[0]
 
 
 def test_interrupt_leaves_a_run_that_resumes_to_the_same_bits(

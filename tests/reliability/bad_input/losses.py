@@ -134,6 +134,13 @@ CASES = [
     ),
     wrong_type("F: half a negative", lambda: draw(1.5), "num: ", "got 1.5", "a whole number"),
     invalid("F: negatives below 0", lambda: draw(-1), "num must be", "got -1", r"in \[0, 2\^32\)"),
+    invalid(
+        "F: distinct negatives",
+        lambda: draw(ITEMS, replacement=False),
+        "num: ",
+        "got 40 without replacement",
+        "at most 39",
+    ),
     invalid("F: no items", lambda: draw(3, 1), "num_items must be", "got 1", r"in \[2, 2\^32\)"),
     invalid("F: a seed of 2^64", lambda: draw(seed=2**64), "seed must be", "got 1844", r"2\^64"),
     wrong_type("F: half a seed", lambda: draw(seed=1.5), "seed: ", "got 1.5", "a whole number"),
