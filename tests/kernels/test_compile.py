@@ -39,7 +39,8 @@ def test_benchmarked_variants(target):
     assert done.returncode == 0, done.stderr
     kernels = {made["kernel"] for made in json.loads(done.stdout)["compilations"]}
     loss = {"partials", "combine", "negative_gradients", "row_gradients"}
-    assert kernels == loss | {"catch_up", "read", "carry", "update"}
+    adam = {"catch_up", "read", "carry", "update"}
+    assert kernels == loss | adam | {"routing", "routing_gradients", "spread"}
 
 
 @needs_tools

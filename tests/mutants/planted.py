@@ -1,10 +1,10 @@
 """All planted bugs, and the control."""
 
-from . import backward, data, deferred_adam, eager, forward, host, native, training
+from . import backward, capsules, data, deferred_adam, eager, forward, host, native, training
 from .killers import TRITON
 from .runner import Mutant
 
-FILES = (forward, backward, host, deferred_adam, data, training, eager, native)
+FILES = (forward, backward, host, deferred_adam, capsules, data, training, eager, native)
 MUTANTS = [mutant for file in FILES for mutant in file.MUTANTS]
 
 
