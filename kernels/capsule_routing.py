@@ -1,7 +1,7 @@
 """Dynamic routing of the capsule models: arguments checked, backend chosen.
 
-The formula is `reference.capsule_routing`; `_native` has matrix products in the place of its sums,
-`capsule_routing_triton.py` all iterations in one kernel.
+The formula is `reference.capsule_routing`; `csrc/capsule_routing.cpp` and
+`capsule_routing_triton.py` have all iterations in one loop over the users.
 """
 
 from typing import Any
@@ -13,6 +13,7 @@ from . import reference
 from .checks import check_tensor
 from .dispatch import choose, first_derivative_only, full_precision
 from .ihn_loss import check, too_wide
+from .native import C
 
 
 def capsule_routing(
@@ -27,8 +28,8 @@ def capsule_routing(
     """See `kernels.reference.capsule_routing` for shapes and formula; three iterations.
 
     history, weight and logits have one floating dtype, the results' (half precision is summed in
-    float32 by "triton", for d up to 256). "native": votes that the interests share are never
-    repeated for each of them. Raises ValueError for shapes, dtypes or devices that do not fit.
+    float32 by "triton", for d up to 256). "native" is in C++ for float32 on the CPU, else in
+    PyTorch. Raises ValueError for shapes, dtypes or devices that do not fit.
     """
     _check(history, length, weight, logits)
     implementation = choose(
@@ -67,6 +68,51 @@ def _native(
 ) -> tuple[Tensor, Tensor]:
     padding = _padding(history, length)
     votes = reference.capsule_votes(history.masked_fill(padding[:, :, None], 0.0), weight)
+    if votes.device.type == "cpu" and votes.dtype == logits.dtype == torch.float32:
+        interests, routing = _Native.apply(votes, length.long(), logits.detach(), through_routing)
+        return interests, routing
+    return _eager(votes, padding, logits, through_routing)
+
+
+class _Native(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, votes: Tensor, length: Tensor, logits: Tensor, through_routing: bool
+    ) -> tuple[Tensor, Tensor]:
+        batch, _, positions, dim = votes.shape
+        interests = votes.new_empty((batch, logits.shape[1], dim))
+        routing = votes.new_empty((batch, logits.shape[1], positions))
+        length, logits = length.contiguous(), logits.contiguous()
+        C.capsule_routing(*_arrays(votes, length, logits, interests, routing))
+        ctx.through_routing = through_routing
+        ctx.save_for_backward(votes, length, logits, routing)
+        if not through_routing:
+            ctx.mark_non_differentiable(routing)
+        return interests, routing
+
+    @staticmethod
+    @first_derivative_only
+    def backward(
+        ctx: Any, grad_interests: Tensor, grad_routing: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        votes, length, logits, routing = ctx.saved_tensors
+        grad_votes = torch.empty_like(votes)
+        slope = grad_routing.contiguous() if ctx.through_routing else None
+        C.capsule_routing_backward(
+            *_arrays(votes, length, logits, routing, grad_interests.contiguous(), slope, grad_votes)
+        )
+        return grad_votes, None, None, None
+
+
+def _arrays(*tensors: Tensor | None) -> list[Any]:
+    """What the C++ code takes."""
+    return [None if x is None else x.detach().numpy() for x in tensors]
+
+
+def _eager(
+    votes: Tensor, padding: Tensor, logits: Tensor, through_routing: bool
+) -> tuple[Tensor, Tensor]:
+    """Matrix products in the place of sums; shared votes are not repeated for each interest."""
     with torch.no_grad():
         logits = _agree(votes, logits, padding)
         if not through_routing:
@@ -108,6 +154,7 @@ def _triton(
         history = history.masked_fill(_padding(history, length)[:, :, None], 0.0)
     if history.stride(2) != 1:
         history = history.contiguous()
+    weight = weight.to(history.dtype)  # under autocast they may differ
     length, weight = length.contiguous(), weight.contiguous()
     interests, routing = _Triton.apply(history, length, weight, logits, through_routing)
     return interests, routing

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from remi_fast.kernels import capsule_routing_launch, reference
 from remi_fast.kernels.capsule_routing import capsule_routing
+from remi_fast.kernels.native import C
 from tests.device import DEVICE
 from tests.kernels.errors import with_gradients, within_budget
 from tests.kernels.test_ihn_loss import poisoned_memory
@@ -207,16 +208,51 @@ def test_padding_counts_for_nothing_and_an_empty_history_is_zero(matrix, through
     assert (gradients[0][2, :2] != 0).all()
 
 
-@pytest.mark.parametrize("backend", FAST)
-@pytest.mark.parametrize("scale", [0.1, 1.0])
+@pytest.mark.parametrize("scale", [0.1, 0.3])
 @each_matrix
-def test_float32_error_budget(matrix, scale, backend, monkeypatch):
+def test_float32_error_budget_of_triton(matrix, scale, monkeypatch):
     """Longer votes are left out: iterated, the softmax of large logits blows up whichever rounding
     comes first, in all alike."""
     monkeypatch.undo()  # the blocks that training uses
     problem = make(5, 2, 20, 16, matrix, dtype=torch.float32, scale=scale)
     truth = run(double(problem), "reference")
-    within_budget(run(problem, backend), run(problem, "reference"), truth)
+    within_budget(run(problem, "triton"), run(problem, "reference"), truth)
+
+
+@each_gradient
+@each_matrix
+@pytest.mark.parametrize("shape", [(128, 2, 9, 5), (64, 16, 4, 33)])
+def test_float32_error_budget_of_native_code(shape, matrix, through_routing):
+    problem = make(*shape, matrix, dtype=torch.float32, scale=0.3)
+    truth = run(double(problem), "reference", through_routing)
+    found, eager = (run(problem, name, through_routing) for name in ("native", "reference"))
+    within_budget(found, eager, truth)
+
+
+@each_matrix
+def test_native_code_gives_the_same_bits_for_any_number_of_threads(matrix):
+    problem = make(23, 3, 9, 5, matrix, dtype=torch.float32)
+    before, results = C.num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            C.set_num_threads(threads)
+            results.append(run(problem, "native"))
+    finally:
+        C.set_num_threads(before)
+    assert all(map(torch.equal, results[0], results[1]))
+    assert all(map(torch.equal, results[0], results[2]))
+
+
+def test_native_code_refuses_other_dtypes_and_shapes():
+    votes = np.zeros((2, 3, 5, 4), np.float32)
+    others = np.zeros(2, np.int64), np.zeros((2, 3, 5), np.float32), votes[:, :, 0].copy()
+    routing = np.zeros((2, 3, 5), np.float32)
+    C.capsule_routing(votes, *others, routing)
+    with pytest.raises(TypeError):
+        C.capsule_routing(votes.astype(np.float64), *others, routing)
+    for wrong in (votes[:, :2], votes[..., :3], votes[0], np.zeros((2, 3, 5, 8), "f")[..., ::2]):
+        with pytest.raises(ValueError, match="votes: expected"):
+            C.capsule_routing(wrong, *others, routing)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -231,6 +267,18 @@ def test_half_precision(matrix, dtype):
         exact = run(double(problem), "reference")[0]
         bias = ((found[0].double() - exact) * exact.sign()).mean() / exact.abs().mean()
         assert abs(bias) < torch.finfo(dtype).eps / 8  # cut off, they would be smaller by 1 / 4
+
+
+@each_matrix
+def test_autocast_leaves_the_dtype_of_the_history(matrix):
+    history, length, weight, logits = make(2, 1, 4, 5, matrix, dtype=torch.bfloat16)
+    for dtype in (torch.bfloat16, torch.float32):
+        problem = history.to(dtype), length, weight.to(dtype), logits
+        mixed = history.to(dtype), length, weight.float(), logits.float()
+        with torch.autocast(DEVICE, dtype=torch.bfloat16):
+            plain = capsule_routing(*problem, through_routing=False, backend="triton")
+            found = capsule_routing(*mixed, through_routing=False, backend="triton")
+        assert {x.dtype for x in found} == {dtype} and all(map(torch.equal, found, plain))
 
 
 @pytest.mark.parametrize("backend", FAST)

@@ -1,4 +1,4 @@
-"""Bugs in capsule routing: its formula, the native one, the Triton kernels and their launches."""
+"""Bugs in capsule routing: its formula, PyTorch's, C++ and Triton kernels, and what calls them."""
 
 from .killers import MEMORY, group
 
@@ -20,6 +20,10 @@ def routed(matrix="own", backend="triton"):
 def padded(matrix="shared", through=False, backend="triton"):
     name = "padding_counts_for_nothing_and_an_empty_history_is_zero"
     return f"{CAPSULES}{name}[{matrix}-{through}-{backend}]"
+
+
+def native(matrix, through):
+    return f"{CAPSULES}float32_error_budget_of_native_code[shape0-{matrix}-{through}]"
 
 
 def gradients(matrix="shared", through=True, shape=0):
@@ -44,7 +48,7 @@ NATIVE = group(
     ("padding votes", padded(backend="native"),
      "reference.capsule_votes(history.masked_fill(padding[:, :, None], 0.0), weight)",
      "reference.capsule_votes(history, weight)"),
-    ("routing to padding", padded(backend="native"),
+    ("routing to padding", routed(backend="native"),
      "torch.softmax(logits, dim=2).masked_fill(padding[:, None, :], 0.0)",
      "torch.softmax(logits, dim=2)"),
     ("softmax over the interests", routed(backend="native"),
@@ -60,6 +64,37 @@ NATIVE = group(
     ("interests are not squashed", routed(backend="native"),
      "return reference.squash(_mix(routing, votes)), routing",
      "return _mix(routing, votes), routing"),
+)  # fmt: skip
+
+CPP = group(
+    "csrc/capsule_routing.cpp",
+    ("an iteration too few in C++", native("own", False),
+     "        iterate(in, votes, length, s);\n        route(s, positions, length);",
+     "        route(s, positions, length);"),
+    ("padding is not in the softmax", native("own", False),
+     "for (int64_t l = 0; l < positions; ++l) total += s.routing[l];",
+     "for (int64_t l = 0; l < length; ++l) total += s.routing[l];"),
+    ("padding has routing in C++", native("own", True),
+     "for (int64_t l = length; l < positions; ++l) s.routing[l] = 0.0f;",
+     ""),
+    ("every interest has the first one's logits", native("own", False),
+     "b * in.logits_user + k * in.sizes.positions",
+     "b * in.logits_user"),
+    ("every user has the first one's logits", native("own", False),
+     "logits.shape(0) == 1 ? 0 : s.interests * s.positions",
+     "0"),
+    ("squash's gradient along the vector", native("own", False),
+     "(1.0f - square)",
+     "(1.0f + square)"),
+    ("softmax's gradient is not centred in C++", native("own", True),
+     "routing[l] * (s.slope[l] - mean)",
+     "routing[l] * s.slope[l]"),
+    ("the routing before is the last in C++", native("own", True),
+     "add(s.routing[l], &s.grad_before[0]",
+     "add(routing[l], &s.grad_before[0]"),
+    ("only the last interest votes", native("shared", False),
+     "if (k == 0 || g.grad_votes.interest != 0)",
+     "if (k >= 0)"),
 )  # fmt: skip
 
 FORWARD = group(
@@ -163,9 +198,9 @@ HOST = [
          "    if weight.ndim == 4:  # by"),
         ("routing that has no gradient says it has",
          f"{CAPSULES}as_published_the_routing_is_constant[own-triton]",
-         "        if not through_routing:\n            ctx.mark",
-         "        if through_routing:\n            ctx.mark"),
+         "weight, logits, routing)\n        if not through_routing:\n",
+         "weight, logits, routing)\n        if through_routing:\n"),
     ),
 ]  # fmt: skip
 
-MUTANTS = [*FORMULA, *NATIVE, *FORWARD, *BACKWARD, *HOST]
+MUTANTS = [*FORMULA, *NATIVE, *CPP, *FORWARD, *BACKWARD, *HOST]
