@@ -119,13 +119,21 @@ def _terms(
     of_weight = None
     if routed.weight is not None:
         of_weight = torch.empty_like(vectors), torch.empty_like(vectors)
+    results = coefficients, vectors, *(of_weight or (None, None))
+    options = {"TERMS": count, "maxnreg": _REGISTERS} | routed.sizes
     launch(
-        kernels.routing_gradients_kernel,
+        kernels.last_iteration_gradients_kernel,
         routed.grid,
-        *routed, routing, grad_interests, grad_routing,
-        coefficients, vectors, *(of_weight or (None, None)), *routed.strides,
-        TERMS=count, **routed.sizes, maxnreg=_REGISTERS,
+        *routed[:3], routing, grad_interests, *results, *routed.strides[:4],
+        **options,
     )  # fmt: skip
+    if grad_routing is not None:
+        launch(
+            kernels.last_update_gradients_kernel,
+            routed.grid,
+            *routed, routing, grad_routing, *results, *routed.strides,
+            **options,
+        )  # fmt: skip
     return Terms(coefficients, vectors, of_weight)
 
 

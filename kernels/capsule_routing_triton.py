@@ -5,8 +5,8 @@ What is routed are rows r_l: the votes for one interest; or, where one matrix W 
 W times that of c_l r_l, and W r_l . v is r_l . W^T v. After any iterations the logits are the
 initial ones and r_l . q, for one query q: the sum of the iterations' W^T v. So no logits are kept.
 
-Forward: `routing_kernel`. Backward: `routing_gradients_kernel` routes again and leaves the rows'
-gradients as a few terms, each a coefficient a row and a vector; `spread_kernel` multiplies them.
+Forward: `routing_kernel`. Backward: the `_gradients_kernel`s route again and leave the rows'
+gradients as one or three terms, each a coefficient a row and a vector; `spread_kernel` sums them.
 No atomics: the same bits every time. Formulas: docs/method.md.
 
 Programs are one user's and one interest's; rows past the user's length are 0 whatever they hold.
@@ -154,33 +154,25 @@ def routing_kernel(
 
 
 @triton.jit
-def routing_gradients_kernel(
-    rows_ptr, length_ptr, weight_ptr, logits_ptr, routing_ptr, grad_interests_ptr,
-    grad_routing_ptr, coefficients_ptr, vectors_ptr, vote_vectors_ptr, mixed_ptr, L,
+def last_iteration_gradients_kernel(
+    rows_ptr, length_ptr, weight_ptr, routing_ptr, grad_interests_ptr,
+    coefficients_ptr, vectors_ptr, vote_vectors_ptr, mixed_ptr, L,
     stride_user, stride_interest, stride_place,
-    stride_logits_user, stride_logits_interest, stride_logit, TERMS: tl.constexpr,
-    D: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr,
-    SUM: tl.constexpr,
+    TERMS: tl.constexpr, D: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
+    CHUNK: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
-    """Of each term: coefficients (B, K, TERMS, L) and vectors (B, K, TERMS, D), whose products are
-    the rows' gradients; with W also mixed, the rows mixed by these coefficients, and vote_vectors,
-    whose products are W's; grid (B, K).
+    """The first term, all that there is as published: the routing times the sum's gradient.
 
-    The terms: the last iteration's routing c with the gradient t of its sum; and, where routing
-    has a gradient (grad_routing_ptr), the gradient of the last logits with the iteration's v, and
-    the routing before with the gradient of the sum before.
+    Grid (B, K). Of TERMS terms coefficients (B, K, TERMS, L) and vectors (B, K, TERMS, D), whose
+    products are the rows' gradients; with W also mixed, the rows mixed by these coefficients, and
+    vote_vectors, whose products are W's gradient.
     """
     user, interest = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     program = user * tl.num_programs(1) + interest
     length = tl.minimum(tl.load(length_ptr + user), L)
     rows_ptr += user * stride_user + interest * stride_interest
-    logits_ptr += user * stride_logits_user + interest * stride_logits_interest
     routing_ptr += program * L
     coefficients_ptr += program * TERMS * L
-    vectors_ptr += program * TERMS * D
-    if weight_ptr is not None:
-        vote_vectors_ptr += program * TERMS * D
-        mixed_ptr += program * TERMS * D
 
     mixed = tl.zeros([BLOCK_D], SUM)
     for start in range(0, L, BLOCK_L):
@@ -193,58 +185,82 @@ def routing_gradients_kernel(
     gradient = _load_vector(grad_interests_ptr + program * D, D, BLOCK_D, SUM)
     gradient = _squash_gradient(summed, gradient)
     along = _product(gradient, weight_ptr, 1, D, D, BLOCK_D, CHUNK)
-    _store_vector(vectors_ptr, along, D, BLOCK_D)
+    _store_vector(vectors_ptr + program * TERMS * D, along, D, BLOCK_D)
     if weight_ptr is not None:
-        _store_vector(vote_vectors_ptr, gradient, D, BLOCK_D)
-        _store_vector(mixed_ptr, mixed, D, BLOCK_D)
+        _store_vector(vote_vectors_ptr + program * TERMS * D, gradient, D, BLOCK_D)
+        _store_vector(mixed_ptr + program * TERMS * D, mixed, D, BLOCK_D)
 
-    if grad_routing_ptr is not None:
-        grad_routing_ptr += program * L
-        query = tl.zeros([BLOCK_D], SUM)
-        _, _, mixed = _mix(
-            query, rows_ptr, logits_ptr, length, L, stride_place, stride_logit,
-            D, BLOCK_L, BLOCK_D, SUM,
-        )  # fmt: skip
-        squashed = _squash(_product(mixed, weight_ptr, D, 1, D, BLOCK_D, CHUNK))
-        query = _product(squashed, weight_ptr, 1, D, D, BLOCK_D, CHUNK)
-        maximum, total, mixed = _mix(
-            query, rows_ptr, logits_ptr, length, L, stride_place, stride_logit,
-            D, BLOCK_L, BLOCK_D, SUM,
-        )  # fmt: skip
 
-        mean = tl.zeros((), SUM)  # of the gradient of the last routing, by that routing
-        for start in range(0, L, BLOCK_L):
-            places = (start + tl.arange(0, BLOCK_L)).to(tl.int64)
-            rows = _load_rows(rows_ptr, places, length, stride_place, D, BLOCK_D, SUM)
-            routing = tl.load(routing_ptr + places, mask=places < length, other=0.0).to(SUM)
-            slope = tl.load(grad_routing_ptr + places, mask=places < length, other=0.0).to(SUM)
-            mean += tl.sum(routing * (slope + tl.sum(rows * along[None, :], axis=1)), axis=0)
-        mixed_by_slope = tl.zeros([BLOCK_D], SUM)
-        for start in range(0, L, BLOCK_L):
-            places = (start + tl.arange(0, BLOCK_L)).to(tl.int64)
-            rows = _load_rows(rows_ptr, places, length, stride_place, D, BLOCK_D, SUM)
-            routing = tl.load(routing_ptr + places, mask=places < length, other=0.0).to(SUM)
-            slope = tl.load(grad_routing_ptr + places, mask=places < length, other=0.0).to(SUM)
-            slope = routing * (slope + tl.sum(rows * along[None, :], axis=1) - mean)
-            tl.store(coefficients_ptr + L + places, slope, mask=places < L)
-            mixed_by_slope += tl.sum(slope[:, None] * rows, axis=0)
-            logits = _logits_after(rows, query, logits_ptr, places, L, stride_logit)
-            before = tl.where(places < length, tl.exp(logits - maximum) / total, 0.0)
-            tl.store(coefficients_ptr + 2 * L + places, before, mask=places < L)
+@triton.jit
+def last_update_gradients_kernel(
+    rows_ptr, length_ptr, weight_ptr, logits_ptr, routing_ptr, grad_routing_ptr,
+    coefficients_ptr, vectors_ptr, vote_vectors_ptr, mixed_ptr, L,
+    stride_user, stride_interest, stride_place,
+    stride_logits_user, stride_logits_interest, stride_logit,
+    TERMS: tl.constexpr, D: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
+    CHUNK: tl.constexpr, SUM: tl.constexpr,
+):  # fmt: skip
+    """The second and third of three terms, where routing has a gradient: the logits' gradient times
+    the v that they were updated by, and the routing that made v times the gradient of its sum.
 
-        summed = _product(mixed, weight_ptr, D, 1, D, BLOCK_D, CHUNK)
-        squashed = _squash(summed)
-        along = _product(squashed, weight_ptr, 1, D, D, BLOCK_D, CHUNK)
-        _store_vector(vectors_ptr + D, along, D, BLOCK_D)
-        gradient = _product(mixed_by_slope, weight_ptr, D, 1, D, BLOCK_D, CHUNK)
-        gradient = _squash_gradient(summed, gradient)
-        along = _product(gradient, weight_ptr, 1, D, D, BLOCK_D, CHUNK)
-        _store_vector(vectors_ptr + 2 * D, along, D, BLOCK_D)
-        if weight_ptr is not None:
-            _store_vector(vote_vectors_ptr + D, squashed, D, BLOCK_D)
-            _store_vector(mixed_ptr + D, mixed_by_slope, D, BLOCK_D)
-            _store_vector(vote_vectors_ptr + 2 * D, gradient, D, BLOCK_D)
-            _store_vector(mixed_ptr + 2 * D, mixed, D, BLOCK_D)
+    Grid (B, K); arguments as above, whose first term is read.
+    """
+    user, interest = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    program = user * tl.num_programs(1) + interest
+    length = tl.minimum(tl.load(length_ptr + user), L)
+    rows_ptr += user * stride_user + interest * stride_interest
+    logits_ptr += user * stride_logits_user + interest * stride_logits_interest
+    routing_ptr += program * L
+    grad_routing_ptr += program * L
+    coefficients_ptr += program * TERMS * L
+    vectors_ptr += program * TERMS * D
+
+    query = tl.zeros([BLOCK_D], SUM)
+    _, _, mixed = _mix(
+        query, rows_ptr, logits_ptr, length, L, stride_place, stride_logit, D, BLOCK_L, BLOCK_D, SUM
+    )
+    squashed = _squash(_product(mixed, weight_ptr, D, 1, D, BLOCK_D, CHUNK))
+    query = _product(squashed, weight_ptr, 1, D, D, BLOCK_D, CHUNK)
+    maximum, total, mixed = _mix(
+        query, rows_ptr, logits_ptr, length, L, stride_place, stride_logit, D, BLOCK_L, BLOCK_D, SUM
+    )
+    summed = _product(mixed, weight_ptr, D, 1, D, BLOCK_D, CHUNK)
+
+    along = _load_vector(vectors_ptr, D, BLOCK_D, SUM)
+    mean = tl.zeros((), SUM)  # of the last routing's gradient, by that routing
+    for start in range(0, L, BLOCK_L):
+        places = (start + tl.arange(0, BLOCK_L)).to(tl.int64)
+        rows = _load_rows(rows_ptr, places, length, stride_place, D, BLOCK_D, SUM)
+        routing = tl.load(routing_ptr + places, mask=places < length, other=0.0).to(SUM)
+        slope = tl.load(grad_routing_ptr + places, mask=places < length, other=0.0).to(SUM)
+        mean += tl.sum(routing * (slope + tl.sum(rows * along[None, :], axis=1)), axis=0)
+    mixed_by_slope = tl.zeros([BLOCK_D], SUM)
+    for start in range(0, L, BLOCK_L):
+        places = (start + tl.arange(0, BLOCK_L)).to(tl.int64)
+        rows = _load_rows(rows_ptr, places, length, stride_place, D, BLOCK_D, SUM)
+        routing = tl.load(routing_ptr + places, mask=places < length, other=0.0).to(SUM)
+        slope = tl.load(grad_routing_ptr + places, mask=places < length, other=0.0).to(SUM)
+        slope = routing * (slope + tl.sum(rows * along[None, :], axis=1) - mean)
+        tl.store(coefficients_ptr + L + places, slope, mask=places < L)
+        mixed_by_slope += tl.sum(slope[:, None] * rows, axis=0)
+        logits = _logits_after(rows, query, logits_ptr, places, L, stride_logit)
+        before = tl.where(places < length, tl.exp(logits - maximum) / total, 0.0)
+        tl.store(coefficients_ptr + 2 * L + places, before, mask=places < L)
+
+    squashed = _squash(summed)
+    along = _product(squashed, weight_ptr, 1, D, D, BLOCK_D, CHUNK)
+    _store_vector(vectors_ptr + D, along, D, BLOCK_D)
+    gradient = _product(mixed_by_slope, weight_ptr, D, 1, D, BLOCK_D, CHUNK)
+    gradient = _squash_gradient(summed, gradient)
+    along = _product(gradient, weight_ptr, 1, D, D, BLOCK_D, CHUNK)
+    _store_vector(vectors_ptr + 2 * D, along, D, BLOCK_D)
+    if weight_ptr is not None:
+        vote_vectors_ptr += program * TERMS * D
+        mixed_ptr += program * TERMS * D
+        _store_vector(vote_vectors_ptr + D, squashed, D, BLOCK_D)
+        _store_vector(mixed_ptr + D, mixed_by_slope, D, BLOCK_D)
+        _store_vector(vote_vectors_ptr + 2 * D, gradient, D, BLOCK_D)
+        _store_vector(mixed_ptr + 2 * D, mixed, D, BLOCK_D)
 
 
 @triton.jit

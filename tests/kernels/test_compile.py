@@ -40,7 +40,8 @@ def test_benchmarked_variants(target):
     kernels = {made["kernel"] for made in json.loads(done.stdout)["compilations"]}
     loss = {"partials", "combine", "negative_gradients", "row_gradients"}
     adam = {"catch_up", "read", "carry", "update"}
-    assert kernels == loss | adam | {"routing", "routing_gradients", "spread"}
+    capsules = {"routing", "last_iteration_gradients", "last_update_gradients", "spread"}
+    assert kernels == loss | adam | capsules
 
 
 @needs_tools
