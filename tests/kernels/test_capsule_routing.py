@@ -100,7 +100,7 @@ def one_by_one(history, length, weight, logits):
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 2, 9, 5), (1, 16, 2, 3)])
 def test_matches_the_published_loop(shape, matrix, backend):
     *problem, logits = make(*shape, matrix)
-    for given in (logits, logits[:1]):
+    for given in (logits, logits[:1])[: len(logits)]:
         found = capsule_routing(*problem, given, through_routing=False, backend=backend)
         for mine, expected in zip(found, one_by_one(*problem, given), strict=True):
             np.testing.assert_allclose(mine.cpu().numpy(), expected, rtol=1e-12, atol=1e-14)
@@ -349,7 +349,7 @@ def test_non_contiguous_inputs(matrix, backend):
 def test_same_bits_every_time(matrix, backend):
     problem = make(2, 1, 9, 5, matrix, dtype=torch.float32)
     first = run(problem, backend)
-    for _ in range(3):
+    for _ in range(2):
         assert all(map(torch.equal, first, run(problem, backend)))
 
 
