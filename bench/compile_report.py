@@ -29,8 +29,8 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 
 from bench import compile_variants as variants
-from bench.compile_variants import AdamVariant, Variant
-from remi_fast.kernels import deferred_adam_launch, ihn_loss_launch
+from bench.compile_variants import AnyVariant
+from remi_fast.kernels import capsule_routing_launch, deferred_adam_launch, ihn_loss_launch
 
 BUDGETS = Path(__file__).parent / "compile_budgets.json"
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
@@ -90,7 +90,7 @@ class AbsentGPU(DriverBase):
         raise NotImplementedError
 
 
-def compile_for(target: int, chosen: list[Variant | AdamVariant]) -> list[Compilation]:
+def compile_for(target: int, chosen: list[AnyVariant]) -> list[Compilation]:
     """What these variants launch on an sm_<target>; what several launch, once."""
     triton.runtime.driver.set_active(AbsentGPU(target))
     made: dict[str, Compilation] = {}
@@ -108,7 +108,7 @@ def compile_for(target: int, chosen: list[Variant | AdamVariant]) -> list[Compil
     return list(made.values())
 
 
-def launched(variant: Variant | AdamVariant) -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
+def launched(variant: AnyVariant) -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
     """Kernel, arguments and options (the grid, too) of each launch of a variant."""
     launches_made = []
 
@@ -118,6 +118,7 @@ def launched(variant: Variant | AdamVariant) -> list[tuple[Any, tuple[Any, ...],
     with (
         mock.patch.object(ihn_loss_launch, "launch", note),
         mock.patch.object(deferred_adam_launch, "launch", note),
+        mock.patch.object(capsule_routing_launch, "launch", note),
     ):
         variants.run(variant)
     return launches_made
@@ -148,11 +149,11 @@ def _tool(name: str, *arguments: str) -> str:
 
 
 def compile_all(
-    targets: list[int], chosen: list[Variant | AdamVariant], jobs: int
+    targets: list[int], chosen: list[AnyVariant], jobs: int
 ) -> Iterator[list[Compilation]]:
     """`compile_for` each target in new processes, which Triton's interpreter does not rule."""
     os.environ.pop("TRITON_INTERPRET", None)
-    families: dict[str, list[Variant | AdamVariant]] = {}
+    families: dict[str, list[AnyVariant]] = {}
     for variant in chosen:
         families.setdefault(variant.arithmetic, []).append(variant)
     tasks = [(target, family) for family in families.values() for target in targets]

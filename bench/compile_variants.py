@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from remi_fast.kernels import capsule_routing_launch as capsules
 from remi_fast.kernels import deferred_adam_launch as adam
 from remi_fast.kernels import ihn_loss_launch as launches
 from remi_fast.kernels.deferred_adam_state import AdamState, StepTable
@@ -30,8 +31,10 @@ BETAS = (0.0, 0.1, 0.37, 10.0)  # besides 1: no second sum, one exponential, two
 DIMS = (16, 50, 100, 128, 200, 256)  # besides 64; rows of 50, 100, 200 are read otherwise
 ADAM_DIMS = (1, 16, 50, 100, 128, 256, 512)  # besides 64
 ADAM_BETAS = ((0.0, 0.999), (0.95, 0.98))  # besides 0.9, 0.999
+CAPSULE_DIMS = (16, 100, 128)  # besides 64, and of every dtype 50 and 256
 _GATHERED = 3968  # ids: 128 histories of 20, 128 targets, 1,280 negatives
 _HISTORY = 20
+_BATCH = 128
 _ITEMS = 368_000
 
 
@@ -66,19 +69,44 @@ class AdamVariant:
         return f"{self.arithmetic} {self.operation} d{self.dim} betas={self.betas}"
 
 
+@dataclass(frozen=True)
+class CapsuleVariant:
+    """Routing of one of the models, forward and backward."""
+
+    model: str
+    dtype: str = "float32"
+    dim: int = 64
+    interests: int = 4
+    history: int = _HISTORY
+    through_routing: bool = True
+    arithmetic: str = "capsules"
+
+    def __str__(self) -> str:
+        sizes = f"d{self.dim} K{self.interests} L{self.history}"
+        through = " through routing" if self.through_routing else ""
+        return f"{self.model} {self.dtype} {sizes}{through}"
+
+
+AnyVariant = Variant | AdamVariant | CapsuleVariant
+
+
+def _capsules(**sizes: Any) -> list[CapsuleVariant]:
+    return [CapsuleVariant(model, **sizes) for model in ("comirec-dr", "mind")]
+
+
 def _adam(**sizes: Any) -> list[AdamVariant]:
     return [AdamVariant(name, **sizes) for name in ("gather", "read", "update", "flush")]
 
 
-def benchmarked() -> list[Variant | AdamVariant]:
-    """The loss that the benchmark times, and the loss and deferred Adam of a training step."""
+def benchmarked() -> list[AnyVariant]:
+    """The loss that the benchmark times, and the kernels of a training step."""
     timed = {"source": "rows", "options": ("routing",)}
     trained = {"batch": 128, "options": ("draw", "mask", "routing")}
     variants = [Variant(a, b, **timed) for a, b in product(TENSOR_CORES, BATCHES)]
-    return [*variants, *(Variant(name, **trained) for name in TENSOR_CORES), *_adam()]
+    return [*variants, *(Variant(name, **trained) for name in TENSOR_CORES), *_adam(), *_capsules()]
 
 
-def shipped() -> list[Variant | AdamVariant]:
+def shipped() -> list[AnyVariant]:
     """Those, and every arithmetic with other sources, betas, options and sizes."""
     variants = benchmarked()
     for name in ARITHMETIC:
@@ -102,13 +130,20 @@ def shipped() -> list[Variant | AdamVariant]:
         variants += _adam(dim=dim)
     for betas in ADAM_BETAS:
         variants += _adam(betas=betas)
+    variants += _capsules(through_routing=False) + _capsules(interests=16, history=256)
+    for dim in CAPSULE_DIMS:
+        variants += _capsules(dim=dim)
+    for dtype, dim in product(("float32", "bfloat16", "float16", "float64"), (50, 64, 256)):
+        variants += _capsules(dtype=dtype, dim=dim)
     return list(dict.fromkeys(variants))
 
 
-def run(variant: Variant | AdamVariant) -> None:
-    """A variant by the host code, the loss forward and backward; launches must be replaced."""
+def run(variant: AnyVariant) -> None:
+    """A variant by the host code, forward and backward; launches must be replaced."""
     if isinstance(variant, AdamVariant):
         _call_adam(variant)
+    elif isinstance(variant, CapsuleVariant):
+        _call_capsules(variant)
     else:
         _call_loss(variant)
 
@@ -130,6 +165,20 @@ def _call_adam(variant: AdamVariant) -> None:
         adam.update(state, steps, rows, gradients)
     else:
         adam.catch_up(state, steps, None)
+
+
+def _call_capsules(variant: CapsuleVariant) -> None:
+    dtype, dim, k = getattr(torch, variant.dtype), variant.dim, variant.interests
+    shared = variant.model == "mind"
+    inputs = (
+        _empty(_BATCH, variant.history, dim, dtype=dtype),
+        _empty(_BATCH, dtype=torch.int64),
+        _empty(*((dim, dim) if shared else (variant.history, k * dim, dim)), dtype=dtype),
+        _empty(_BATCH if shared else 1, k, variant.history, dtype=dtype),
+    )
+    interests, routing = capsules.forward(*inputs)
+    slope = routing if variant.through_routing else None
+    capsules.backward(*inputs, routing, interests, slope)
 
 
 def _call_loss(variant: Variant) -> None:

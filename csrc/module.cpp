@@ -5,11 +5,12 @@
 
 PYBIND11_MODULE(_remi_fast_C, m) {
     m.doc() = "C++ code of remi-fast; use it through remi_fast.kernels.native";
-    m.attr("INTERFACE_VERSION") = 6;  // raised whenever a signature here changes
+    m.attr("INTERFACE_VERSION") = 7;  // raised whenever a signature here changes
     register_loader(m);
     register_adam(m);
     register_finite(m);
     register_negatives(m);
     register_ihn_loss(m);
     register_self_attentive(m);
+    register_capsule_routing(m);
 }

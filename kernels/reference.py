@@ -94,21 +94,30 @@ def self_attentive_extractor(
 
 
 def capsule_routing(
-    votes: Tensor, length: Tensor, logits: Tensor, *, iterations: int = 3, through_routing: bool
+    history: Tensor,
+    length: Tensor,
+    weight: Tensor,
+    logits: Tensor,
+    *,
+    iterations: int = 3,
+    through_routing: bool,
 ) -> tuple[Tensor, Tensor]:
     """Interests and routing by dynamic routing (ComiRec, algorithm 1; MIND, section 3.3).
 
-    Every iteration: c = softmax_L(logits), 0 on padding; s_k = sum_l c_kl votes_kl;
+    Position l votes votes_kl = W_kl h_l for interest k (ComiRec), or W h_l for all (MIND). Every
+    iteration: c = softmax_L(logits), 0 on padding; s_k = sum_l c_kl votes_kl;
     v_k = squash(s_k) = s_k |s_k| / (1 + |s_k|^2); and, except in the last,
     logits_kl += votes_kl . v_k.
     The gradient goes through the last iteration only, with c as constants, as published; with
-    `through_routing` also through the logits' last update, so that RR has a gradient (ours).
+    `through_routing` also through the logits' last update, so that RR has a gradient (ours). The
+    initial logits have none.
 
-    Shapes: votes (B, K, L, d), or (B, 1, L, d) where the interests share them, length (B,) ints in
-    [0, L], logits (B or 1, K, L) -> interests (B, K, d), routing (B, K, L), 0 on padding.
+    Shapes: history (B, L, d), length (B,) ints in [0, L] (right padding), weight (L, K d, d) or
+    (d, d), logits (B or 1, K, L) -> interests (B, K, d), routing (B, K, L), 0 on padding.
     """
-    padding = torch.arange(votes.shape[2], device=votes.device) >= length[:, None]
-    votes = votes.masked_fill(padding[:, None, :, None], 0.0)
+    padding = torch.arange(history.shape[1], device=history.device) >= length[:, None]
+    votes = capsule_votes(history.masked_fill(padding[:, :, None], 0.0), weight)
+    logits = logits.detach()
     for iteration in range(iterations):
         routing = torch.softmax(logits, dim=2).masked_fill(padding[:, None, :], 0.0)
         last = iteration == iterations - 1
@@ -118,6 +127,16 @@ def capsule_routing(
         if not last:
             logits = logits + (seen * interests[:, :, None]).sum(dim=3)
     return interests, routing
+
+
+def capsule_votes(history: Tensor, weight: Tensor) -> Tensor:
+    """Votes (B, K, L, d) by weight (L, K d, d), or (B, 1, L, d), which the interests share, by
+    weight (d, d)."""
+    if weight.ndim == 2:
+        return (history @ weight.T)[:, None]
+    batch, positions, dim = history.shape
+    votes = history.transpose(0, 1) @ weight.transpose(1, 2)  # (L, B, K d)
+    return votes.view(positions, batch, weight.shape[1] // dim, dim).permute(1, 2, 0, 3)
 
 
 def squash(vector: Tensor) -> Tensor:

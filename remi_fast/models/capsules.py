@@ -38,12 +38,14 @@ class DynamicRoutingExtractor(Extractor):
         self, history: Tensor, length: Tensor, step: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """See `Extractor`; nothing is random here."""
-        batch, positions, dim = history.shape
-        votes = history.transpose(0, 1) @ self.weight.transpose(1, 2)  # (L, B, K d)
-        votes = votes.view(positions, batch, self.num_interests, dim).permute(1, 2, 0, 3)
-        logits = history.new_zeros(1, self.num_interests, positions)
+        logits = history.new_zeros(1, self.num_interests, history.shape[1])
         return capsule_routing(
-            votes, length, logits, through_routing=self.through_routing, backend=self.backend
+            history,
+            length,
+            self.weight,
+            logits,
+            through_routing=self.through_routing,
+            backend=self.backend,
         )
 
 
@@ -80,7 +82,11 @@ class MindExtractor(Extractor):
         stream = (0, INIT) if step is None else (step, ROUTING)
         drawn = standard_normal(math.prod(shape), *stream, self.seed)
         logits = torch.from_numpy(drawn).view(shape).to(history)
-        votes = (history @ self.weight.T)[:, None]
         return capsule_routing(
-            votes, length, logits, through_routing=self.through_routing, backend=self.backend
+            history,
+            length,
+            self.weight,
+            logits,
+            through_routing=self.through_routing,
+            backend=self.backend,
         )

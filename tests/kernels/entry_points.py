@@ -168,6 +168,20 @@ def extractor(rng, place):
     return hidden, logits, downward
 
 
+def capsules(rng, place):
+    b, k, length, d = draw(rng, 20, 5, 20, 40)
+    one, through = rng.integers(2, size=2)
+    votes = place(normal(rng, b, 1 if one else k, length, d))
+    lengths = place(rng.integers(length + 1, size=b))
+    logits = place(normal(rng, 1 if one else b, k, length))
+    interests, routing = (place(np.zeros((b, k, n), np.float32)) for n in (d, length))
+    C.capsule_routing(votes, lengths, logits, interests, routing)
+    slopes = place(normal(rng, b, k, d)), place(normal(rng, b, k, length)) if through else None
+    gradient = place(np.ones_like(votes))
+    C.capsule_routing_backward(votes, lengths, logits, routing, *slopes, gradient)
+    return interests, routing, gradient
+
+
 def numbers(rng, place):
     """Random words, permutations, negatives, and whether numbers are finite."""
     n = draw(rng, 100)[0]
@@ -181,7 +195,7 @@ def numbers(rng, place):
     return words, permuted, negatives, threshold, alias, weighted, np.asarray(finite)
 
 
-PROBLEMS = (batches, adam, loss, extractor, numbers)
+PROBLEMS = (batches, adam, loss, extractor, capsules, numbers)
 
 
 def run(count):

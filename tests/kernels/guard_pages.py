@@ -1,7 +1,7 @@
 """Every tensor of every launch between two pages that may not be touched; see test_memory_safety.
 
-`python -m tests.kernels.guard_pages loss` runs the loss over odd shapes, `adam` deferred Adam;
-`control` reads one element too many, and has to die of it.
+`python -m tests.kernels.guard_pages loss` runs the loss over odd shapes, `adam` deferred Adam,
+`capsules` capsule routing; `control` reads one element too many, and has to die of it.
 """
 
 import os
@@ -15,10 +15,18 @@ import triton
 import triton.language as tl
 
 import remi_fast.functional as F
-from remi_fast.kernels import deferred_adam_launch, ihn_loss_launch, negatives, runtime
+from remi_fast.kernels import (
+    capsule_routing_launch,
+    deferred_adam_launch,
+    ihn_loss_launch,
+    negatives,
+    runtime,
+)
+from remi_fast.kernels.capsule_routing import capsule_routing
 from remi_fast.kernels.deferred_adam_state import AdamState, StepTable
 from remi_fast.kernels.multi_interest_ihn_loss import multi_interest_ihn_loss_rows
 from tests.kernels.pages import between_guards
+from tests.kernels.test_capsule_routing import shape_triton as shape_capsules
 from tests.kernels.test_deferred_adam import shape_triton as shape_adam
 from tests.kernels.test_ihn_loss import shape_triton
 
@@ -43,7 +51,7 @@ def guard_launches(at_end, monkeypatch):
         for x in tensors:
             x.detach().copy_(copies[id(x)])
 
-    for module in (deferred_adam_launch, ihn_loss_launch, negatives):
+    for module in (capsule_routing_launch, deferred_adam_launch, ihn_loss_launch, negatives):
         monkeypatch.setattr(module, "launch", launch, raising=False)
 
 
@@ -114,6 +122,29 @@ def run_adam(sizes, ids):
     return *read, *vars(state).values()
 
 
+def capsule_cases():
+    """(users, interests, positions, dim), whether the matrix is shared: tiles that are not full."""
+    for shared in (True, False):
+        yield (1, 1, 1, 1), shared
+        yield (2, 2, 9, 5), shared
+        yield (1, 2, 3, 17), shared
+
+
+def run_capsules(sizes, shared):
+    """Interests, routing and gradients of one problem."""
+    users, interests, positions, dim = sizes
+    generator = torch.Generator().manual_seed(1)
+    matrix = (dim, dim) if shared else (positions, interests * dim, dim)
+    shapes = ((users, positions, dim), matrix, (users, interests, positions))
+    history, weight, logits = (torch.randn(s, generator=generator) for s in shapes)
+    leaves = history.requires_grad_(), weight.requires_grad_()
+    length = torch.arange(positions, positions - users, -1)
+    results = capsule_routing(
+        history, length, weight, logits, through_routing=True, backend="triton"
+    )
+    return *results, *torch.autograd.grad(results, leaves, [torch.ones_like(x) for x in results])
+
+
 def run_all(cases, run):
     for case in cases():
         results = []
@@ -143,8 +174,14 @@ if __name__ == "__main__":
     with pytest.MonkeyPatch.context() as tiles:
         shape_triton(tiles)
         shape_adam(tiles)
+        shape_capsules(tiles)
         if sys.argv[1] == "control":
             control()
         else:
-            run_all(*{"loss": (cases, run), "adam": (adam_cases, run_adam)}[sys.argv[1]])
+            kinds = {
+                "loss": (cases, run),
+                "adam": (adam_cases, run_adam),
+                "capsules": (capsule_cases, run_capsules),
+            }
+            run_all(*kinds[sys.argv[1]])
     print("done", flush=True)  # noqa: T201

@@ -39,7 +39,9 @@ def test_benchmarked_variants(target):
     assert done.returncode == 0, done.stderr
     kernels = {made["kernel"] for made in json.loads(done.stdout)["compilations"]}
     loss = {"partials", "combine", "negative_gradients", "row_gradients"}
-    assert kernels == loss | {"catch_up", "read", "carry", "update"}
+    adam = {"catch_up", "read", "carry", "update"}
+    capsules = {"routing", "last_iteration_gradients", "last_update_gradients", "spread"}
+    assert kernels == loss | adam | capsules
 
 
 @needs_tools

@@ -3,7 +3,6 @@
 from .killers import DRAWS, FULL, IHN, MULTI, NEGATIVES, group
 
 ADAM = "tests/kernels/test_deferred_adam.py::test_"
-CAPSULES = "tests/kernels/test_capsule_routing.py::test_"
 EXTRACTOR = "tests/kernels/test_self_attentive.py::test_"
 PERMUTATION = "tests/kernels/test_permutation.py::test_"
 PHILOX = "tests/kernels/test_philox.py::test_"
@@ -16,9 +15,6 @@ KNOWN = (
 )
 TILED = f"{IHN}matches_float64_autograd[native--1.0-1.0]"
 MASKED = f"{IHN}matches_float64_autograd[native-masked-1.0-0.37]"
-ROUTED = f"{CAPSULES}matches_the_published_loop[shape1-False-native]"
-PADDED = f"{CAPSULES}padding_counts_for_nothing_and_an_empty_history_is_zero[False-native]"
-THROUGH = f"{CAPSULES}rr_reaches_the_votes_through_the_last_update[native]"
 ATTENTIVE = f"{EXTRACTOR}matches_float64_autograd[0.3-shape1]"
 
 RANDOM = group(
@@ -102,31 +98,6 @@ FINITE = group(
     ("the last one that is not finite", f"{NON_FINITE}every_element_is_looked_at[7]",
      "index = tuple(int(i) for i in bad[0])",
      "index = tuple(int(i) for i in bad[-1])"),
-)  # fmt: skip
-
-ROUTING = group(
-    "kernels/capsule_routing.py",
-    ("an iteration too few", ROUTED,
-     "        if not through_routing:\n            logits = _agree(votes, logits, padding)\n",
-     ""),
-    ("padding votes", PADDED,
-     "votes = votes.masked_fill(padding[:, None, :, None], 0.0)",
-     "votes = votes.clone()"),
-    ("routing to padding", PADDED,
-     "torch.softmax(logits, dim=2).masked_fill(padding[:, None, :], 0.0)",
-     "torch.softmax(logits, dim=2)"),
-    ("softmax over the interests", ROUTED,
-     "torch.softmax(logits, dim=2)",
-     "torch.softmax(logits, dim=1)"),
-    ("logits are not added up", ROUTED,
-     "return logits + (votes @ interests[..., None])[..., 0]",
-     "return (votes @ interests[..., None])[..., 0]"),
-    ("no gradient through the routing", THROUGH,
-     "    if through_routing:\n        logits = _agree(votes, logits, padding)",
-     "    if through_routing:\n        logits = _agree(votes.detach(), logits, padding)"),
-    ("interests are not squashed", ROUTED,
-     "return reference.squash(_mix(routing, votes)), routing",
-     "return _mix(routing, votes), routing"),
 )  # fmt: skip
 
 ATTENDING = group(
@@ -266,5 +237,5 @@ ADAM_STATE = [
 ]  # fmt: skip
 
 MUTANTS = [
-    *RANDOM, *PERMUTING, *DRAWING, *FINITE, *ROUTING, *ATTENDING, *IN_TILES, *CALLING, *ADAM_STATE,
+    *RANDOM, *PERMUTING, *DRAWING, *FINITE, *ATTENDING, *IN_TILES, *CALLING, *ADAM_STATE,
 ]  # fmt: skip

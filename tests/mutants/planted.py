@@ -1,10 +1,32 @@
 """All planted bugs, and the control."""
 
-from . import backward, data, deferred_adam, eager, forward, host, native, sweep, training
+from . import (
+    backward,
+    capsules,
+    data,
+    deferred_adam,
+    eager,
+    forward,
+    host,
+    native,
+    sweep,
+    training,
+)
 from .killers import TRITON
 from .runner import Mutant
 
-FILES = (forward, backward, host, deferred_adam, data, training, sweep, eager, native)
+FILES = (
+    forward,
+    backward,
+    host,
+    deferred_adam,
+    capsules,
+    data,
+    training,
+    sweep,
+    eager,
+    native,
+)
 MUTANTS = [mutant for file in FILES for mutant in file.MUTANTS]
 
 

@@ -113,23 +113,12 @@ SINGLE_VECTOR = group(
 
 CAPSULES = group(
     "remi_fast/models/capsules.py",
-    ("votes of another position",
-     f"{MODELS}dynamic_routing_votes_with_the_matrix_of_the_position",
-     "history.transpose(0, 1) @ self.weight.transpose(1, 2)",
-     "history.transpose(0, 1) @ self.weight.flip(0).transpose(1, 2)"),
-    ("interests and positions swapped",
-     f"{MODELS}dynamic_routing_votes_with_the_matrix_of_the_position",
-     "votes.view(positions, batch, self.num_interests, dim).permute(1, 2, 0, 3)",
-     "votes.view(positions, batch, dim, self.num_interests).permute(1, 3, 0, 2)"),
     ("one draw for all samples", MIND,
      "1 if step is None else batch",
      "1"),
     ("logits of the first step", MIND,
      "(step, ROUTING)",
      "(0, ROUTING)"),
-    ("other votes than the history's", MIND,
-     "votes = (history @ self.weight.T)[:, None]",
-     "votes = (history.flip(1) @ self.weight.T)[:, None]"),
 )  # fmt: skip
 
 MAKING = group(

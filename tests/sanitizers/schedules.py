@@ -16,7 +16,7 @@ import _remi_fast_C as C
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.kernels.entry_points import adam, extractor, loss, numbers, unguarded
+from tests.kernels.entry_points import adam, capsules, extractor, loss, numbers, unguarded
 
 ITEMS, USERS = 3000, 60
 
@@ -96,7 +96,7 @@ def schedule(seed):
             ends = rng.uniform(0, 0.2, 2)
             started += [jobs.submit(close, batches, after) for after in ends]
         started.append(jobs.submit(resize, rng.integers(1, 9, 6).tolist()))
-        for problem in rng.permutation([adam, loss, extractor, numbers]):
+        for problem in rng.permutation([adam, loss, extractor, capsules, numbers]):
             started.append(jobs.submit(partial(problem, np.random.default_rng(seed), unguarded)))
     for job in started:
         job.result()
