@@ -3,9 +3,10 @@ metrics. A sweep (`remi-fast sweep`) of pairs.
 
     python -m bench.quality demo --out runs/demo-quality
     python -m bench.quality DATA --out RUNS --settings 0,0 1,100 --seeds 1 2 3 -- --train.steps=8000
+    python -m bench.quality DATA --out RUNS --models mind comirec-dr
 
-A setting is beta,rr_lambda; 0,0 is the plain sampled softmax. What follows `--` goes to
-`remi-fast train`. Runs that are there already are not repeated.
+A setting is beta,rr_lambda; 0,0 is the plain sampled softmax. Each is trained with each model.
+What follows `--` goes to `remi-fast train`. Runs that are there already are not repeated.
 """
 
 import argparse
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("data", help="prepared folder, or demo")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--settings", nargs="+", default=["0,0", "1,100"])
+    parser.add_argument("--models", nargs="+", default=[], help="model.name")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--save", help="name in bench/results/; not saved without it")
     words = sys.argv[1:]
@@ -45,6 +47,8 @@ def main() -> None:
     config = common(arguments.data, options)
     names = ("loss.beta", "loss.rr_lambda")
     settings = [dict(zip(names, s.split(","), strict=True)) for s in arguments.settings]
+    if arguments.models:
+        settings = [s | {"model.name": name} for name in arguments.models for s in settings]
     check(config, settings)
     folder = SweepFolder(arguments.out, config, arguments.data)
     data = folder.prepared(arguments.data)
@@ -56,9 +60,9 @@ def main() -> None:
         setting = ",".join(value for _, value in trial.settings)
         tests.setdefault(setting, []).append(result["test"])
         runs.append({"setting": setting, "seed": trial.seed, **result})
-    print(f"{'beta,lambda':<12}" + "".join(f"{name:>20}" for name in SHOWN) + "   (test)")
+    print(f"{'beta,lambda':<20}" + "".join(f"{name:>20}" for name in SHOWN) + "   (test)")
     for setting, found in tests.items():
-        row = f"{setting:<12}"
+        row = f"{setting:<20}"
         for name in SHOWN:
             mean, deviation = mean_and_deviation([test[name] for test in found])
             row += f"{mean:>12.4f} ± {deviation:.4f}"
