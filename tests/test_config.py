@@ -50,10 +50,12 @@ def test_errors(tmp_path, text, message):
 @pytest.mark.parametrize("name", preset_names())
 def test_presets_load(name):
     config = load_config(preset_path(name))
-    if name != "demo":  # published settings
-        published = {"amazon-books": (10, 20), "gowalla": (1, 40), "retailrocket": (0.1, 20)}[name]
-        assert (config.loss.beta, config.model.max_history) == published
+    published = {"amazon-books": (10, 20), "gowalla": (1, 40), "retailrocket": (0.1, 20)}
+    if name in published:
+        assert (config.loss.beta, config.model.max_history) == published[name]
         assert (config.loss.rr_lambda, config.loss.num_negatives) == (100, 1280)
+    else:
+        assert name in ("demo", "small-catalogue")
 
 
 def test_unknown_preset():

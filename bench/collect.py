@@ -1,0 +1,54 @@
+"""Keep the results of run folders in bench/results/: settings that are not the defaults, metrics.
+
+    python -m bench.collect RUN... --save quality_choices
+
+The commit it writes is that of the checkout it runs in: the trainings', if they ran there.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from bench import results
+from remi_fast.config import Config, as_dict, load_config
+
+
+def settings(run: Path) -> dict[str, Any]:
+    """What differs from the defaults, as dotted keys."""
+    default = as_dict(Config())
+    return {
+        f"{section}.{key}": value
+        for section, values in as_dict(load_config(run / "config.yaml")).items()
+        for key, value in values.items()
+        if value != default[section][key]
+    }
+
+
+def record(run: Path) -> dict[str, Any]:
+    """One run: data, settings, metrics, and the last diagnostics."""
+    lines = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    diagnostics = [line for line in lines if line.get("split") == "diagnostics"]
+    data = json.loads((run / "data.json").read_text(encoding="utf-8"))
+    return {
+        "data": Path(data["path"]).name,
+        "settings": settings(run),
+        **json.loads((run / "result.json").read_text(encoding="utf-8")),
+        "diagnostics": diagnostics[-1] if diagnostics else {},
+    }
+
+
+def main() -> None:
+    """Collect, print a line each, save."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--save", required=True, help="name in bench/results/")
+    arguments = parser.parse_args()
+    records = [record(run) for run in arguments.runs]
+    for run, found in zip(arguments.runs, records, strict=True):
+        print(f"{run.name:<20}{found['valid']['recall@50']:8.4f}{found['test']['recall@50']:8.4f}")
+    print(results.save(arguments.save, {"runs": records}))
+
+
+if __name__ == "__main__":
+    main()
