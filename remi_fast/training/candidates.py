@@ -36,7 +36,7 @@ class Candidates:
     uniform      N items drawn uniformly, with replacement or without
     log-uniform  by rank of popularity, as TensorFlow's sampled softmax
     popularity   in proportion to (training interactions)^alpha
-    in-batch     the targets of the batch; their q is the popularity
+    in-batch     the targets of the batch; their q is how often each item is one
     mixed        N uniform ones and the targets; q is the mixture (Yang et al., WWW 2020)
     full         every item, 1..I-1, once: nothing is drawn
 
@@ -53,7 +53,8 @@ class Candidates:
         counts: Tensor | None = None,
         backend: str = "auto",
     ) -> None:
-        """counts (I,): how often each item occurs in training, where the sampler needs it.
+        """counts (I,), where the sampler needs them: how often each item occurs in training, of
+        "in-batch" and "mixed" as a target. Their scale means nothing.
 
         Raises DataError where it needs them and nothing was counted.
         """

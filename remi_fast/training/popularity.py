@@ -2,16 +2,13 @@
 
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from remi_fast import files
 from remi_fast.config import TrainConfig
 from remi_fast.data.dataset import Dataset
 from remi_fast.models.recommender import MultiInterestModel
 from remi_fast.retrieval.evaluate import evaluate
 from remi_fast.training import checkpoint
+from remi_fast.training.frequencies import training_counts
 from remi_fast.training.run_folder import RunFolder
 
 
@@ -32,14 +29,3 @@ def fit(
     }
     files.write_json(run.result_file, result)
     return result
-
-
-def training_counts(dataset: Dataset) -> Tensor:
-    """How often each item occurs in the training spans: (I,) float32, exact below 2^24."""
-    counts = np.zeros(dataset.num_items, dtype=np.int64)
-    marks = np.zeros(dataset.num_interactions + 1, dtype=np.int8)  # spans do not overlap
-    marks[dataset.train_spans[:, 0]] += 1
-    marks[dataset.train_spans[:, 1]] -= 1
-    inside = marks[:-1].cumsum(dtype=np.int8).view(np.bool_)
-    counts += np.bincount(dataset.items[inside], minlength=dataset.num_items)
-    return torch.from_numpy(counts).float()

@@ -26,7 +26,7 @@ from remi_fast.retrieval.evaluate import evaluate, held_out_users
 from remi_fast.training import checkpoint, popularity
 from remi_fast.training.candidates import check_number, needs_counts
 from remi_fast.training.diagnostics import diagnose
-from remi_fast.training.popularity import training_counts
+from remi_fast.training.frequencies import target_frequencies, training_counts
 from remi_fast.training.progress import TrainingProgress
 from remi_fast.training.run_folder import MetricsLog, RunFolder
 from remi_fast.training.step import StepLoss, TrainingStep
@@ -53,7 +53,11 @@ class Trainer:
         self._mean = _RunningMean()
 
     def _counts(self) -> Tensor | None:
-        return training_counts(self.dataset) if needs_counts(self.config.loss) else None
+        if not needs_counts(self.config.loss):
+            return None
+        if self.config.loss.sampler == "popularity":
+            return training_counts(self.dataset)
+        return target_frequencies(self.dataset, self.config.train)
 
     def restore(self) -> None:
         """Continue from the last checkpoint; from the start if there is none yet."""

@@ -14,7 +14,7 @@ from remi_fast.models.capsules import DynamicRoutingExtractor, MindExtractor
 from remi_fast.models.recommender import make_model
 from remi_fast.models.single_vector import GRUExtractor, MeanExtractor
 from remi_fast.retrieval.evaluate import evaluate
-from remi_fast.training.popularity import training_counts
+from remi_fast.training.frequencies import training_counts
 from remi_fast.training.step import TrainingStep
 
 NAMES = ["comirec-sa", "comirec-dr", "mind", "dnn", "gru4rec"]

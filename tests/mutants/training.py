@@ -225,14 +225,22 @@ CHOOSING = group(
      "step=step + 1,"),
 )  # fmt: skip
 
+FREQUENCIES = "tests/training/test_frequencies.py::test_targets_come_as_often_as_said"
+
 COUNTING = group(
-    "remi_fast/training/popularity.py",
-    ("held-out items are counted", f"{MODELS}popularity_is_counted",
-     "marks[dataset.train_spans[:, 1]] -= 1",
-     "marks[dataset.train_spans[:, 1] - 1] -= 1"),
+    "remi_fast/training/frequencies.py",
+    ("a last item is not counted", f"{MODELS}popularity_is_counted",
+     "np.add.at(marks, end, -1)",
+     "np.add.at(marks, end - 1, -1)"),
     ("every item counts once", f"{MODELS}popularity_is_counted",
-     "counts += np.bincount(",
-     "counts += 0 < np.bincount("),
+     "np.bincount(items, minlength=dataset.num_items)",
+     "(np.bincount(items, minlength=dataset.num_items) > 0)"),
+    ("items that are too early are targets", f"{FREQUENCIES}[4-epoch]",
+     "np.minimum(start + train.min_history, end)",
+     "start"),
+    ("users weigh as their histories", f"{FREQUENCIES}[4-uniform]",
+     'if train.sampling == "epoch":',
+     'if train.sampling != "epoch!":'),
 )  # fmt: skip
 
 DIAGNOSING = group(
