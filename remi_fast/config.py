@@ -382,15 +382,16 @@ def config_from_namespace(namespace: Any) -> Config:
 
 
 def _nearest_key(message: str, known: list[str]) -> str:
-    unknown = re.search(r"unrecognized arguments?: -*([\w.-]+)", message)
-    if unknown:
-        return nearest(unknown.group(1), known)
-    unknown = re.search(r"Option '([\w.]+)' is not accepted", message)
-    if unknown:
-        return nearest(unknown.group(1), known)
-    unknown = re.search(r"(?:[Gg]roup '(\w+)' )?does not accept option '([\w.]+)'", message)
-    if unknown:
-        return nearest(".".join(part for part in unknown.groups() if part), known)
+    for pattern in (
+        r"unrecognized arguments?: -*([\w.-]+)",
+        r"Option '([\w.]+)' is not accepted",
+        r"(?:[Gg]roup '(\w+)' )?does not accept option '([\w.]+)'",
+    ):
+        if unknown := re.search(pattern, message):
+            word = ".".join(part for part in unknown.groups() if part)
+            _, dot, key = word.rpartition(".")
+            elsewhere = [each for each in known if dot and each.rpartition(".")[2] == key]
+            return f"; did you mean {elsewhere[0]}?" if elsewhere else nearest(word, known)
     return ""
 
 

@@ -58,6 +58,11 @@ def test_presets_load(name):
         assert name in ("demo", "small-catalogue")
 
 
+def test_a_key_of_another_section_is_found(tmp_path):
+    with pytest.raises(ConfigError, match=r"did you mean optim\.lr\?"):
+        load_config(write(tmp_path / "c.yaml", "train: {lr: 0.1}"))
+
+
 def test_unknown_preset():
     with pytest.raises(ConfigError, match="did you mean gowalla?"):
         preset_path("gowala")

@@ -58,10 +58,11 @@ def _results(axes: Any, rows: Sequence[Row], colors: Sequence[Any]) -> None:
         seeds = row.values("test", "recall@50")
         mean, deviation = mean_and_deviation(seeds)
         axes.errorbar(mean, place, xerr=deviation, fmt="|", color=color, ms=16, mew=2.5, lw=2.5)
-        below = [place + 0.25] * len(seeds)
-        axes.plot(seeds, below, "o", color=color, alpha=0.7, mew=0, ms=6)
+        below = place + 0.25 if len(seeds) > 1 else place
+        axes.plot(seeds, [below] * len(seeds), "o", color=color, alpha=0.7, mew=0, ms=6)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_title("Test: mean ± std. deviation; dots: seeds")
+    several = any(len(row.trials) > 1 for row in rows)
+    axes.set_title("Test: mean ± std. deviation; dots: seeds" if several else "Test: one seed")
     axes.set_xlabel("test recall@50 (share of held-out items found)")
     axes.grid(axis="x", alpha=0.3)
 
@@ -78,6 +79,7 @@ def _curves(axes: Any, rows: Sequence[Row], colors: Sequence[Any]) -> None:
         axes.plot(steps, [mean for mean, _ in found], color=color, marker=marker)
         low, high = [m - d for m, d in found], [m + d for m, d in found]
         axes.fill_between(steps, low, high, color=color, alpha=0.15, lw=0)
-    axes.set_title("Validation: mean over seeds; band: ± std. deviation")
+    several = any(len(row.trials) > 1 for row in rows)
+    axes.set_title(f"Validation{': mean over seeds; band: ± std. deviation' if several else ''}")
     axes.set(xlabel="training step", ylabel="validation recall@50")
     axes.grid(alpha=0.3)

@@ -68,7 +68,7 @@ class SweepFolder:
         self.path, self.base = path, path / "config.yaml"
         record = {"data": data, **as_dict(config)}
         if search_jobs:
-            record["search_jobs"] = search_jobs
+            record["--jobs of the search"] = search_jobs
         file = path / "sweep.json"
         if file.is_file():
             before = _flat(json.loads(file.read_text(encoding="utf-8")))

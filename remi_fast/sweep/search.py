@@ -15,6 +15,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from remi_fast.kernels.permutation import permute
 from remi_fast.sweep.runs import Outcome, Settings, SweepFolder, Trial, train_all
 from remi_fast.sweep.space import Range, Space
 
@@ -36,10 +37,10 @@ def suggest(space: Space, tried: Tried, number: int) -> list[Settings]:
         for settings, recall in tried
     ]
     suggested = []
-    for i in range(len(tried), len(tried) + number):
-        study = optuna.create_study(
-            direction="maximize", sampler=optuna.samplers.TPESampler(seed=i)
-        )
+    numbers = range(len(tried), len(tried) + number)
+    for seed in permute(numbers, 2**32, seed=0, step=0):  # of seeds 0, 1, ... draws are alike
+        sampler = optuna.samplers.TPESampler(seed=int(seed))
+        study = optuna.create_study(direction="maximize", sampler=sampler)
         study.add_trials(finished)
         params = study.ask(distributions).params
         suggested.append({key: _text(space[key], value) for key, value in params.items()})

@@ -111,7 +111,11 @@ def check(config: Config, settings: Sequence[Settings], seeds: Sequence[int] = (
         base = Path(folder) / "config.yaml"
         base.write_text(as_yaml(config), encoding="utf-8")
         for each in settings:
-            load_config(base, tuple(as_options(each.items())))
+            options = as_options(each.items())
+            try:
+                load_config(base, tuple(options))
+            except ConfigError as error:
+                raise ConfigError(f"{' '.join(options)}: {error}") from None
         for seed in seeds:
             load_config(base, (f"--train.seed={seed}",))
 

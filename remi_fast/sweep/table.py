@@ -7,7 +7,7 @@ from typing import Any
 
 from remi_fast.sweep.runs import Trial, mean_and_deviation, short
 
-METRICS = ("recall@20", "hit_rate@20", "ndcg@20", "recall@50")  # of the test users
+METRICS = tuple(f"{name}@{k}" for name in ("recall", "hit_rate", "ndcg") for k in (20, 50))  # test
 CHOICE = "valid recall@50"  # what settings are chosen by; the test is for reporting
 
 

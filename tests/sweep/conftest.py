@@ -6,6 +6,7 @@ import math
 import pytest
 
 from remi_fast.sweep import SweepFolder
+from remi_fast.sweep.table import METRICS
 
 
 def recall(trial):
@@ -15,7 +16,7 @@ def recall(trial):
 
 
 def metrics(value):
-    return dict.fromkeys(("recall@20", "hit_rate@20", "ndcg@20", "recall@50"), value)
+    return dict.fromkeys(METRICS, value)
 
 
 def train(folder, trial, data):

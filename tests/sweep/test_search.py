@@ -60,7 +60,7 @@ def test_what_fails_is_avoided(search):
     lines = ["optim.lr=1,9", "loss.beta=0.1..10"]
     runs = list(search(30, lines=lines))
     rates = [dict(trial.settings)["optim.lr"] for trial, _ in runs]
-    assert rates[:15].count("9") > rates[15:].count("9") and rates[-1] == "1"
+    assert 0 < rates.count("9") < 10, "at random it would be 15 of the 30"
     assert {outcome for trial, outcome in runs if ("optim.lr", "9") in trial.settings} == {
         "it diverged"
     }

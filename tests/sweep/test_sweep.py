@@ -68,7 +68,7 @@ def test_a_folder_is_of_one_sweep(tmp_path):
     sweep.SweepFolder(tmp_path / "sweep", Config(), "data")
     with pytest.raises(ConfigError, match="a sweep with data 'data', got 'other'"):
         sweep.SweepFolder(tmp_path / "sweep", Config(), "other")
-    with pytest.raises(ConfigError, match="a sweep with search_jobs None, got 2"):
+    with pytest.raises(ConfigError, match="a sweep with --jobs of the search None, got 2"):
         sweep.SweepFolder(tmp_path / "sweep", Config(), "data", 2)
     other = Config(loss=Config().loss.__class__(beta=3))
     with pytest.raises(ConfigError, match="a sweep with loss.beta 1.0, got 3"):
@@ -120,11 +120,11 @@ def test_a_table_in_markdown(tmp_path):
     values = dict(zip(trials, (0.25, 0.375, 0.125, 0.5), strict=True))
     done = {t: {"valid": metrics(v), "test": metrics(v / 2)} for t, v in values.items()}
     assert sweep.markdown(sweep.cells(sweep.rows(done))) == (
-        "| name | beta | valid recall@50 | test recall@20 | test hit_rate@20 | test ndcg@20 | "
-        "test recall@50 | seeds |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
-        "| mind | 0.5 | 0.1875 ± 0.0884 |" + " 0.0938 ± 0.0442 |" * 4 + " 2 |\n"
-        "| pop | 1 | 0.4375 ± 0.0884 |" + " 0.2188 ± 0.0442 |" * 4 + " 2 |\n"
+        "| name | beta | valid recall@50 | test recall@20 | test recall@50 | test hit_rate@20 | "
+        "test hit_rate@50 | test ndcg@20 | test ndcg@50 | seeds |\n"
+        "|" + " --- |" * 10 + "\n"
+        "| mind | 0.5 | 0.1875 ± 0.0884 |" + " 0.0938 ± 0.0442 |" * 6 + " 2 |\n"
+        "| pop | 1 | 0.4375 ± 0.0884 |" + " 0.2188 ± 0.0442 |" * 6 + " 2 |\n"
     )
     one_seed = sweep.rows({trials[0]: done[trials[0]]})
     assert sweep.cells(one_seed, ["recall@50"])[1] == ["mind", "0.5", "0.2500", "0.1250", "1"]
