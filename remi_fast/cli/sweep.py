@@ -80,7 +80,11 @@ def run(arguments: Any) -> int:
         folder, data = _open(arguments, config)
         trials = folder.trials(settings, arguments.seeds)
         runs = sweep.train_all(folder, trials, data, jobs=arguments.jobs)
-    done, failed = _follow(runs)
+    try:
+        done, failed = _follow(runs)
+    except KeyboardInterrupt:
+        print(f"{folder.path}: the same command goes on from here", file=sys.stderr)
+        raise
     if done:
         _report(sweep.rows(done, best_first=bool(arguments.optuna)), arguments, folder.path)
     return 1 if failed else 0

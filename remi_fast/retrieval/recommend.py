@@ -141,7 +141,7 @@ class Recommender:
             lost = rows["user_id"].n_unique() - known["user_id"].n_unique()
             logger.warning(
                 "%d of %d interactions are with items unknown to the model and are ignored; "
-                "%d users have no other and get no recommendations",
+                "users without any known item, who get no recommendations: %d",
                 rows.height - known.height,
                 rows.height,
                 lost,

@@ -65,7 +65,7 @@ def test_unknown_items_are_ignored_with_a_warning(recommender, caplog):
     with caplog.at_level(logging.WARNING):
         got = recommender.recommend(histories, k=2)
     assert got["item_id"].to_list() == expected(recommender, ["kiwi", "plum"], 2)
-    assert "2 of 4 interactions" in caplog.text and "1 users have no other" in caplog.text
+    assert "2 of 4 interactions" in caplog.text and "get no recommendations: 1" in caplog.text
 
 
 def test_nothing_known_and_missing_columns_are_errors(recommender):
