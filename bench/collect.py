@@ -27,7 +27,8 @@ def settings(run: Path) -> dict[str, Any]:
 
 def record(run: Path) -> dict[str, Any]:
     """One run: data, settings, metrics, and the last diagnostics."""
-    lines = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    log = run / "metrics.jsonl"  # pop has none
+    lines = map(json.loads, log.read_text(encoding="utf-8").splitlines() if log.exists() else [])
     diagnostics = [line for line in lines if line.get("split") == "diagnostics"]
     data = json.loads((run / "data.json").read_text(encoding="utf-8"))
     return {
