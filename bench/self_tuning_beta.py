@@ -18,7 +18,6 @@ from torch import Tensor
 from bench import results
 from remi_fast import api
 from remi_fast.config import Config, LossConfig, TrainConfig
-from remi_fast.kernels.multi_interest_ihn_loss import multi_interest_ihn_loss_rows
 from remi_fast.kernels.reference import select_interest
 from remi_fast.training import step as training_step
 from remi_fast.training.objective import Losses, Objective
@@ -44,24 +43,24 @@ def objective_of(share: float, betas: list[float]) -> type[Objective]:
     """An objective whose beta holds this share; `betas` gets every value it takes."""
 
     class SelfTuning(Objective):
-        def _ihn(
+        def beta_at(self, step: int) -> float:
+            return betas[-1]
+
+        def __call__(
             self,
             step: int,
             interests: Tensor,
             target: Tensor,
             negatives: Tensor,
-            routing: Tensor | None,
-            **candidates: Any,
+            *rest: Any,
+            **o: Any,
         ) -> Losses:
             if step % EVERY == 0:
                 with torch.no_grad():
                     query, _ = select_interest(interests[:USERS], target[:USERS])
                     found = beta_of_share(query @ negatives.T, share)
                 betas.append(betas[-1] + RATE * (found - betas[-1]) if betas else found)
-            ihn, _, rr = multi_interest_ihn_loss_rows(
-                interests, target, negatives, routing, beta=betas[-1], **candidates
-            )
-            return ihn, rr
+            return super().__call__(step, interests, target, negatives, *rest, **o)
 
     return SelfTuning
 

@@ -78,7 +78,7 @@ def multi_interest_ihn_loss(
     if num_negatives is None:
         assert negative_ids is not None
         num_negatives = len(negative_ids)
-        check_ids("negative_ids", negative_ids, interests)
+        check_id_vector("negative_ids", negative_ids, interests)
     check_options(interests, num_negatives, **options)
 
     def by_triton() -> Losses:
@@ -172,10 +172,10 @@ def check_table(interests: Tensor, target_ids: Tensor, item_table: Tensor) -> No
     table = {"item_table": (item_table, (len(item_table), dim))}
     check("interests", interests, table, same_dtype=True)
     check("interests", interests, {"target_ids": (target_ids, (batch,))})
-    check_ids("target_ids", target_ids, interests)
+    check_id_vector("target_ids", target_ids, interests)
 
 
-def check_ids(name: str, ids: Tensor, like: Tensor) -> None:
+def check_id_vector(name: str, ids: Tensor, like: Tensor) -> None:
     """Raise ValueError unless ids are a vector of int32 or int64 on the device of `like`."""
     check_tensor(name, ids)
     if ids.ndim != 1 or ids.dtype not in (torch.int32, torch.int64):

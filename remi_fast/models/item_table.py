@@ -6,7 +6,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from remi_fast.kernels.checks import check_ids, check_inside, check_weight, check_whole
+from remi_fast.kernels.checks import (
+    check_ids,
+    check_inside,
+    check_tensor,
+    check_weight,
+    check_whole,
+)
 from remi_fast.kernels.memory import table_zeros
 
 
@@ -72,7 +78,7 @@ class ItemTable(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Rows of `ids` (any shape S, int32 or int64): (S, d). Raises as `read`."""
-        check_ids("ids", ids, self.weight.device)
+        check_tensor("ids", ids)
         flat = ids.reshape(-1)
         if self.source is not None and torch.is_grad_enabled():
             rows = self.source.gather(flat)
@@ -86,9 +92,9 @@ class ItemTable(nn.Module):
         Raises TypeError for another dtype, ValueError for another device, and IndexError naming
         the first id outside [0, I) (on the CPU).
         """
-        check_ids("ids", ids, self.weight.device)
         if self.source is not None:
             return self.source.read(ids)
+        check_ids("ids", ids, self.weight.device)
         if ids.device.type == "cpu":
             check_inside("ids", ids, self.num_items)
         return self.weight.detach()[ids.long()]

@@ -51,6 +51,10 @@ class Objective:
         ranking, _ = self._losses(step, query[:, None], target, negatives, None, **candidates)
         return ranking, _rr(routing, query)
 
+    def beta_at(self, step: int) -> float:
+        """Hardness of this step's negatives."""
+        return self.loss.beta_at(step)
+
     def _ihn(
         self,
         step: int,
@@ -65,7 +69,7 @@ class Objective:
             target,
             negatives,
             routing,
-            beta=self.loss.beta_at(step),
+            beta=self.beta_at(step),
             detach_weights=self.loss.detach_weights,
             backend=self.backend,
             **candidates,
