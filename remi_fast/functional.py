@@ -9,8 +9,8 @@ others in float32. On a GPU "triton" never waits for the device and can be captu
 it gives a NaN loss where torch's own indexing would stop the GPU: at an id outside the table. It
 works under torch.compile without a graph break, activation checkpointing and DDP. Only "reference"
 has second derivatives; the others raise RuntimeError. An empty batch has losses (0,), no negatives
-are losses of 0. NaN in a vector gives a loss of NaN; infinity a loss or a gradient that is not finite.
-An argument of another type, such as a list for a tensor, is a TypeError that names it.
+are losses of 0. NaN in a vector gives a loss of NaN, infinity a loss or a gradient that is not
+finite. An argument of another type, such as a list for a tensor, is a TypeError that names it.
 """
 
 import torch
