@@ -152,12 +152,13 @@ def history_groups(dataset: Dataset, split: str) -> HistoryGroups:
 def popularity_groups(training_counts: npt.NDArray[Any]) -> dict[str, Masks]:
     """Items in head, mid and tail, (I,) bool each: by falling counts, each about a third of the
     training interactions. Items without any are in the tail; the padding row 0 is in none."""
-    counts = training_counts[1:].astype(np.float64)
+    counts = training_counts[1:].astype(np.int64)
     order = np.argsort(-counts, kind="stable")
-    before = np.empty(len(counts))  # share of the interactions that more popular items have
-    before[order] = (np.cumsum(counts[order]) - counts[order]) / max(counts.sum(), 1)
-    third = np.concatenate([[-1], np.minimum(before * 3, 2).astype(np.int64)])
-    third[1:][counts == 0] = 2
+    third = np.empty(len(counts), np.int64)
+    before = np.cumsum(counts[order]) - counts[order]  # interactions with more popular items
+    third[order] = np.minimum(3 * before // max(counts.sum(), 1), 2)
+    third[counts == 0] = 2
+    third = np.concatenate([[-1], third])
     return {name: third == place for place, name in enumerate(("head", "mid", "tail"))}
 
 
