@@ -46,6 +46,7 @@ WORLD = [
     f"train raw.parquet --out run {SMALL}",
     f"train data --out wider {SMALL} --model.dim=16",
     f"train data --out fewer {SMALL} --model.num_interests=1",
+    f"train other --out otherwise {SMALL}",
     f"train data --out weightless {SMALL} --train.checkpoints=none",
 ]
 
