@@ -2,6 +2,7 @@
 throughput, and what the models do with their interests, routing and negatives."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,15 +39,12 @@ def run(arguments: Any) -> int:
         with files.storing(new):
             new.mkdir(parents=True, exist_ok=True)
     page.write(text, out)
-    for each in runs:
-        for note in each.notes:
-            print(f"{each.label}: {note}", file=sys.stderr)
-    print(f"{out}: {len(runs)} runs, {len(pictures)} figures")
+    for note in page.notes(runs, probes):
+        print(note, file=sys.stderr)
+    print(f"{out}: {len(pictures)} figures")
     if folder is not None:
         for picture in pictures:
-            files.write_file(
-                folder / f"{picture.name}.png", lambda p, f=picture.figure: style.png(f, p)
-            )
+            files.write_file(folder / f"{picture.name}.png", partial(style.png, picture.figure))
         print(f"{folder}: {len(pictures)} PNGs")
     return 0
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from remi_fast.report.probe import COLLAPSED, MAP_ITEMS, MAP_OTHERS, RETRIEVED, Probe
@@ -14,6 +15,7 @@ from remi_fast.training import diagnostics
 MOST_POINTS = 400  # of a line; more are averaged
 NAME = 40  # characters of a run's name in a figure
 BINS = 25
+SECTIONS = ("Training", "Negatives", "Interests", "Routing", "Item map")
 
 Drawn = list[tuple[str, Any]]  # names and artists of a legend
 
@@ -38,14 +40,15 @@ def draw(runs: Sequence[Run], probes: Sequence[Probe]) -> list[Picture]:
             *_routing(runs, probes),
             *_maps(runs, probes),
         ]
-    return [picture for picture in pictures if picture is not None]
+    drawn = [picture for picture in pictures if picture is not None]
+    return sorted(drawn, key=lambda picture: SECTIONS.index(picture.section))
 
 
 # name, section, log, key, title, unit, caption
 CURVES = [
     (
         "loss",
-        "Learning",
+        "Training",
         "train",
         "loss",
         "Training loss",
@@ -55,12 +58,12 @@ CURVES = [
     ),
     (
         "recall",
-        "Learning",
+        "Training",
         "valid",
         "recall@50",
         "Validation recall",
         "recall@50 (share of held-out items)",
-        "Dot: the best validation, whose weights are kept and tested.",
+        "Dot: the best validation.",
     ),
     (
         "effective-negatives",
@@ -78,8 +81,9 @@ CURVES = [
         "diagnostics",
         "hardness",
         "Hardness",
-        "hardness (standard deviations of the scores)",
-        "How far the weights lift the mean score of the negatives.",
+        "hardness (standard deviations)",
+        "How far the weights lift the mean score of the negatives, in standard deviations of the "
+        "scores.",
     ),
     (
         "interests-used",
@@ -95,7 +99,7 @@ CURVES = [
         "Routing",
         "diagnostics",
         "largest_routing_weight",
-        "Largest routing weight",
+        "Largest routing weight, in training",
         "mean largest routing weight",
         "Near 1, interests have collapsed onto one item each.",
     ),
@@ -136,7 +140,7 @@ def _throughput(runs: Sequence[Run]) -> Picture | None:
         "Between every two lines of the log, in training steps alone: validations and checkpoints "
         "are left out."
     )
-    return Picture("throughput", "Throughput", caption, figure)
+    return Picture("throughput", "Training", caption, figure)
 
 
 def _lines(
@@ -196,7 +200,9 @@ def _largest(runs: Sequence[Run], probes: Sequence[Probe]) -> Picture | None:
     if not shown:
         return None
     figure, axes = _axes(
-        "Largest routing weights", "largest routing weight of an interest", "interests (%)"
+        "Largest routing weights, at the end",
+        "largest routing weight of an interest",
+        "interests (%)",
     )
     drawn: Drawn = []
     for i in shown:
@@ -225,6 +231,7 @@ def _routing(runs: Sequence[Run], probes: Sequence[Probe]) -> list[Picture]:
     if not matrices:
         return []
     top, wide = max(m.max() for m in matrices), max(m.shape[1] for m in matrices)
+    norm = PowerNorm(0.5, 0, top)  # an even spread, 1 / L each, can be told from 0
     pictures = []
     for number, (run, probe) in enumerate(zip(runs, probes, strict=True), 1):
         if not probe.routing:
@@ -235,18 +242,21 @@ def _routing(runs: Sequence[Run], probes: Sequence[Probe]) -> list[Picture]:
         for axes, (user, matrix) in zip(rows, probe.routing.items(), strict=True):
             axes.grid(visible=False)
             edges = np.arange(matrix.shape[1] + 1) + 0.5, np.arange(len(matrix) + 1) - 0.5
-            mesh = axes.pcolormesh(*edges, matrix, cmap=SEQUENTIAL, vmin=0, vmax=top, lw=0)
+            mesh = axes.pcolormesh(*edges, matrix, cmap=SEQUENTIAL, norm=norm, ec="face")
             axes.set_title(f"user {short(user)}", fontsize=8, fontweight="normal", pad=2)
             axes.set(xlim=(0.5, wide + 0.5), ylim=(len(matrix) - 0.5, -0.5))
             axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
         rows[-1].xaxis.get_major_locator().set_params(integer=True)
         rows[-1].set_xlabel("item of the history (1: the oldest)")
         figure.supylabel("interest", fontsize=9)
-        figure.suptitle(f"Routing: {short(run.label)}", fontsize=10, fontweight="bold")
-        figure.colorbar(mesh, ax=list(rows), label="routing weight", aspect=40)
+        title = f"Routing: {short(run.label)}"
+        figure.suptitle(title, x=0.02, ha="left", fontsize=10, fontweight="bold")
+        label = "routing weight (square-root scale)"
+        figure.colorbar(mesh, ax=list(rows), label=label, aspect=40)
         caption = (
-            f"{run.label}: how each interest of some validation users is mixed from the items of "
-            "the history. Users and colours are the same for all runs on the same data."
+            f"{run.label}: of which items of the history each interest is mixed, for an even "
+            "sample of the validation users with the longest histories. Users and colours are the "
+            "same for all runs on the same data."
         )
         pictures.append(Picture(f"routing-{number}", "Routing", caption, figure))
     return pictures
@@ -257,7 +267,11 @@ def _maps(runs: Sequence[Run], probes: Sequence[Probe]) -> list[Picture]:
     for number, (run, probe) in enumerate(zip(runs, probes, strict=True), 1):
         if (item_map := probe.item_map) is None:
             continue
-        figure, axes = _axes(f"Item map: {short(run.label)}", "", "")
+        first, second = (f"{100 * share:.1f} %" for share in item_map.explained)
+        x, y = f"1st principal component ({first})", f"2nd principal component ({second})"
+        figure, axes = _axes(f"Item map: {short(run.label)}", x, y)
+        figure.set_size_inches(4.8, 4.4)
+        axes.set_aspect("equal", adjustable="datalim")
         drawn: Drawn = []
         last = len(COLORS) - 1
         for interest in range(-1, min(int(item_map.interest.max()), last) + 1):
@@ -267,14 +281,12 @@ def _maps(runs: Sequence[Run], probes: Sequence[Probe]) -> list[Picture]:
             beyond = " and above" if interest == last < item_map.interest.max() else ""
             name = f"interest {interest}{beyond}" if interest >= 0 else "not retrieved"
             drawn.append((name, dots))
-        first, second = (f"{100 * share:.1f} % of the variance" for share in item_map.explained)
-        axes.set(xlabel=f"1st principal component ({first})")
-        axes.set(ylabel=f"2nd principal component ({second})")
         _legend(figure, drawn, markerscale=2)
         caption = (
-            f"{run.label}: item vectors of the best weights. The colour is the interest that most "
-            f"often retrieves the item (top {RETRIEVED} of up to {diagnostics.USERS} validation "
-            f"users). An even sample: at most {MAP_ITEMS:,} retrieved items and {MAP_OTHERS} others."
+            f"{run.label}: item vectors of the best weights, and the share of their variance that "
+            "each axis shows. The colour is the interest that most often retrieves the item (top "
+            f"{RETRIEVED} of up to {diagnostics.USERS} validation users). An even sample of at "
+            f"most {MAP_ITEMS:,} retrieved items and {MAP_OTHERS} others."
         )
         pictures.append(Picture(f"item-map-{number}", "Item map", caption, figure))
     return pictures

@@ -28,6 +28,7 @@ p,figcaption,footer,summary{color:var(--faint);font-size:.875rem;max-width:45rem
 .grid{display:grid;gap:1.5rem 2rem;
 grid-template-columns:repeat(auto-fill,minmax(min(100%,26rem),1fr))}
 figure{margin:0;min-width:0}
+footer{margin-top:2rem}
 svg{display:block;width:100%;height:auto}
 .table{overflow-x:auto;min-width:0}
 table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums}
@@ -55,7 +56,7 @@ def html(runs: Sequence[Run], probes: Sequence[Probe], pictures: Sequence[Pictur
             '<meta name="viewport" content="width=device-width,initial-scale=1">',
             f"<title>{escape(title)}</title>\n<style>{css}</style>\n</head>\n<body>",
             f"<h1>{escape(title)}</h1>",
-            *_notes(runs),
+            *_list(notes(runs, probes)),
             *_tables(runs, probes),
             *_figures(pictures),
             f"<footer>Made by remi-fast {escape(__version__)}.</footer>\n</body>\n</html>\n",
@@ -68,13 +69,18 @@ def write(page: str, path: Path) -> None:
     files.write_file(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
 
 
-def _notes(runs: Sequence[Run]) -> list[str]:
+def notes(runs: Sequence[Run], probes: Sequence[Probe]) -> list[str]:
     """What is missing, and why; what must not be compared."""
-    notes = [(run.label, note) for run in runs for note in run.notes]
-    items = [f"<li><b>{escape(label)}</b>: {escape(note)}</li>" for label, note in notes]
+    found = []
+    for run, probe in zip(runs, probes, strict=True):
+        found += [f"{run.label}: {note}" for note in (*run.notes, probe.note) if note]
     if len({run.folder.data()[1] for run in runs}) > 1:
-        items.append("<li>The runs are of different data: their metrics cannot be compared.</li>")
-    return ["<ul>", *items, "</ul>"] if items else []
+        found.append("the runs are of different data: their metrics cannot be compared.")
+    return found
+
+
+def _list(items: Sequence[str]) -> list[str]:
+    return ["<ul>", *(f"<li>{escape(item)}</li>" for item in items), "</ul>"] if items else []
 
 
 def _tables(runs: Sequence[Run], probes: Sequence[Probe]) -> list[str]:

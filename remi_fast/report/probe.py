@@ -1,6 +1,6 @@
 """What the best models of runs do with users and items: what no log holds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from remi_fast.training.trainer import load_model, set_threads
 SAMPLE_USERS = 6  # whose routing is shown
 RETRIEVED = 50  # items a user, of whom the map shows which interest retrieves them
 MAP_ITEMS, MAP_OTHERS = 1500, 500  # of the retrieved items, and of the others
+NOTHING = "no use of interests, no routing, no item map"
 COLLAPSED = 0.5  # an interest with more than this on one item is called collapsed
 
 Ints = npt.NDArray[np.int64]
@@ -44,6 +45,7 @@ class Probe:
     largest: Floats | None = None  # (users K,): largest routing weight of every interest
     routing: dict[str, Floats] | None = None  # user -> (K, l): weights of the history's l items
     item_map: ItemMap | None = None
+    note: str = ""  # what is missing, and why
 
     @property
     def collapsed(self) -> float | None:
@@ -61,41 +63,35 @@ class Probe:
 
 @torch.no_grad()
 def probe(run: Run, max_history: int) -> Probe:
-    """Look into the best model of a run; what it cannot show goes into `run.notes`.
+    """Look into the best model of a run.
 
     max_history: the largest of the runs compared, so that their sample users are the same.
     Raises CorruptFileError for a damaged file.
     """
     config = run.config
     if config.model.name == "pop":
-        run.notes.append("pop has one ranking for all: no interests, no routing, no item map.")
-        return Probe()
+        return Probe(note=f"pop has one ranking for all: {NOTHING}.")
     if config.train.checkpoints == "none" or not files.standing(run.folder.best).exists():
-        run.notes.append("there is no best checkpoint: no interests, no routing, no item map.")
-        return Probe()
+        return Probe(note=f"there is no best checkpoint: {NOTHING}.")
     try:
         dataset = run.folder.dataset()
     except DataError as error:
-        run.notes.append(f"no interests, no routing, no item map: {printable(str(error))}")
-        return Probe()
+        return Probe(note=f"{NOTHING}: {printable(str(error))}")
     set_threads(config.train.threads)
     model = load_model(run.folder, config, dataset.num_items)
     spans = dataset.eval_split("valid").spans
     chosen = np.unique(np.linspace(0, len(spans) - 1, diagnostics.USERS).round().astype(np.int64))
     interests, routing, length = _extract(model, dataset, chosen)
     if routing is None:
-        run.notes.append(f"{config.model.name} has one vector a user and no routing to show.")
-        return Probe()
-    several_interests = interests.shape[1] > 1
-    if not several_interests:
-        run.notes.append("model.num_interests is 1: no use of interests, no item map.")
-    sample = sample_users(dataset, max_history)
-    return Probe(
-        usage=_usage(model, dataset, chosen, interests) if several_interests else None,
+        return Probe(note=f"{config.model.name} has one vector a user: {NOTHING}.")
+    found = Probe(
         largest=_shares(routing)[length > 1].amax(2).flatten().double().numpy(),
-        routing=_sample_routing(model, dataset, sample),
-        item_map=_item_map(model, interests) if several_interests else None,
+        routing=_sample_routing(model, dataset, sample_users(dataset, max_history)),
     )
+    if interests.shape[1] == 1:
+        return replace(found, note="model.num_interests is 1: no use of interests, no item map.")
+    usage = _usage(model, dataset, chosen, interests)
+    return replace(found, usage=usage, item_map=_item_map(model, interests))
 
 
 def sample_users(dataset: Dataset, max_history: int) -> Ints:
@@ -123,9 +119,7 @@ def _shares(routing: Tensor) -> Tensor:
     return routing / routing.sum(dim=2, keepdim=True).clamp_min(1e-12)
 
 
-def _usage(
-    model: MultiInterestModel, dataset: Dataset, chosen: Ints, interests: Tensor
-) -> Floats:
+def _usage(model: MultiInterestModel, dataset: Dataset, chosen: Ints, interests: Tensor) -> Floats:
     cut = dataset.eval_split("valid").spans[chosen, 1]
     target = model.table(torch.from_numpy(dataset.items[cut].astype(np.int64)))
     won = select_interest(interests, target)[1].numpy()

@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,15 @@ Points = tuple[list[float], list[float]]  # steps, and a value at each
 
 @dataclass(frozen=True)
 class Run:
-    """A run as its files have it; `notes` says what is missing, and why."""
+    """A run as its files have it."""
 
     folder: RunFolder
     label: str  # of the runs of a report, each has its own
     config: Config
     logs: dict[str, list[Record]]  # "train", "valid", "diagnostics"
+    unreadable: int  # lines of the log
     result: dict[str, Any] | None  # None: it is not finished
     environment: dict[str, Any]
-    notes: list[str] = field(default_factory=list)
 
     @property
     def step(self) -> int:
@@ -50,6 +50,22 @@ class Run:
             return "finished: counted, not trained"
         early = "" if self.step >= steps else f" of {steps:,}, stopped by train.patience"
         return f"finished: step {self.step:,}{early}"
+
+    @property
+    def notes(self) -> list[str]:
+        """What is missing, and why."""
+        notes = []
+        if self.result is None:
+            notes.append(
+                f"{self.state}. It was interrupted, or is training still: there are no test "
+                "metrics, and the validation metrics are the best so far."
+            )
+        if self.unreadable:
+            notes.append(
+                f"lines of {self.folder.metrics_file.name} that cannot be read (cut off by a kill, "
+                f"or damaged) are left out: {self.unreadable:,}."
+            )
+        return notes
 
     @cached_property
     def best(self) -> tuple[int, Record]:
@@ -116,18 +132,7 @@ def _read(path: Path, label: str) -> Run:
     config = folder.config()
     logs, unreadable = _logs(folder.metrics_file)
     environment = _object(path / "env.json") if (path / "env.json").is_file() else {}
-    run = Run(folder, label, config, logs, _result(folder.result_file), environment)
-    if run.result is None:
-        run.notes.append(
-            f"{run.state}. It was interrupted, or is training still; there are no test metrics, and "
-            "the validation metrics are the best so far."
-        )
-    if unreadable:
-        run.notes.append(
-            f"{unreadable:,} lines of {folder.metrics_file.name} cannot be read (cut off by a kill, "
-            "or damaged), and are left out."
-        )
-    return run
+    return Run(folder, label, config, logs, unreadable, _result(folder.result_file), environment)
 
 
 def labels(paths: Sequence[Path]) -> list[str]:

@@ -14,13 +14,13 @@ INK = "#1b1e23"  # lines and text of a figure; in a page, the colour of its text
 # Told apart also by colour-blind readers; beside each, its form on a dark page.
 SERIES = {
     "#0072b2": "#5eb1ea",
-    "#d55e00": "#ff9a52",
+    "#c44d00": "#ff9a52",
     "#00805d": "#35cfa0",
     "#a83279": "#f08cc8",
-    "#8a6d00": "#e3c33c",
+    "#b08d00": "#f3dc6b",
     "#3c9fc4": "#9adcf2",
-    "#6b4fbb": "#b49df5",
-    "#666a70": "#b5bac2",
+    "#5a3fb5": "#cdbcff",
+    "#3f4349": "#8d939c",
 }
 COLORS = list(SERIES)
 DASHES = ["-"] * 4 + ["--"] * 4
@@ -28,6 +28,7 @@ OTHERS = "#9aa0a6"  # what has no colour of its own, light or dark
 SEQUENTIAL = "viridis"  # of heat maps
 
 _SETTINGS: dict[str, Any] = {
+    "axes.axisbelow": True,
     "axes.edgecolor": INK,
     "axes.grid": True,
     "axes.labelcolor": INK,
