@@ -174,9 +174,9 @@ def _figures(pictures: Sequence[Picture]) -> list[str]:
     for section, group in groupby(pictures, key=lambda picture: picture.section):
         parts.append(f'<h2>{escape(section)}</h2>\n<div class="grid">')
         for picture in group:
-            drawing = style.svg(picture.figure).replace(
-                "<svg", f'<svg role="img" aria-label="{escape(picture.caption)}"', 1
-            )
+            label = picture.name.replace("-", " ")
+            drawing = style.svg(picture.figure)
+            drawing = drawing.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
             caption = escape(picture.caption)
             parts.append(
                 f'<figure id="{picture.name}">{drawing}<figcaption>{caption}</figcaption></figure>'

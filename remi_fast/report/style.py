@@ -78,7 +78,7 @@ def svg(figure: Figure) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text, count=2)  # HTML knows them
-    text = re.sub(r'<g id="[a-zA-Z0-9]+_\d+">', "<g>", text)  # the same in every figure
+    text = re.sub(r'<g id="[\w.]+_\d+"', "<g", text)  # the same in every figure
     text = re.sub(r'(<svg\b[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg\b[^>]*?) height="[^"]*"', r"\1", text, count=1)
     adaptive = {INK: "currentColor"} | {color: f"var(--s{i})" for i, color in enumerate(COLORS)}

@@ -27,7 +27,7 @@ def trained(tmp_path_factory):
     """A folder with a run folder of each of RUNS, and `data`; nothing in it is changed."""
     folder = tmp_path_factory.mktemp("report")
     frame = interactions()
-    text = pl.format(f"</script><script src=//x.y/{{}}>{HOSTILE}", "user_id")
+    text = pl.lit("</script><script src=//x.y/") + pl.col("user_id").cast(str) + pl.lit(HOSTILE)
     frame.with_columns(user_id=text).write_parquet(folder / "raw.parquet")
     assert main(["prepare", str(folder / "raw.parquet"), "--out", str(folder / "data")]) == 0
     for name, words in RUNS.items():
@@ -62,13 +62,22 @@ def page(trained, tmp_path):
     return make
 
 
+@pytest.fixture(scope="session")
+def both(trained):
+    """The page of the first two runs."""
+    out = trained / "both.html"
+    names = [str(trained / name) for name in list(RUNS)[:2]]
+    assert main(["report", *names, "--out", str(out)]) == 0
+    return Page(out.read_text(encoding="utf-8"))
+
+
 class Page(HTMLParser):
     """Tags, attributes and text of a page, as a browser would see them."""
 
     def __init__(self, source):
         super().__init__()
         self.source, self.tags, self.attributes, self.text = source, [], [], ""
-        self.rows, self.figures, self.styles = [], [], []
+        self.rows, self.figures, self.cell = [], [], False
         self.feed(source)
 
     def handle_starttag(self, tag, attributes):
@@ -78,14 +87,18 @@ class Page(HTMLParser):
             self.rows.append([])
         if tag in ("td", "th"):
             self.rows[-1].append("")
+            self.cell = True
         if tag == "figure":
             self.figures.append(dict(attributes)["id"])
+
+    def handle_endtag(self, tag):
+        self.cell &= tag not in ("td", "th")
 
     handle_startendtag = handle_starttag
 
     def handle_data(self, data):
         self.text += data
-        if self.rows and self.rows[-1]:
+        if self.cell:
             self.rows[-1][-1] += data
 
     def row(self, name):

@@ -44,7 +44,11 @@ def test_curves_are_the_logs(drawn, trained):
             records = log(trained / run, split)
             assert list(line.get_xdata()) == [record["step"] for record in records]
             assert list(line.get_ydata()) == [record[key] for record in records]
-        assert axes.get_title() and axes.get_xlabel() == "training step" and axes.get_ylabel()
+        assert (
+            axes.get_title(loc="left")
+            and axes.get_xlabel() == "training step"
+            and axes.get_ylabel()
+        )
         entries = [text.get_text().strip("\u200b") for text in figures[name].legends[0].texts]
         assert entries[1] == "_remi" and entries[0][:9] == HOSTILE[:9]
 
@@ -134,7 +138,9 @@ def test_the_map_is_coloured_by_the_interest_that_retrieves(look, drawn):
     spans = dataset.eval_split("valid").spans
     history, length = last_items(dataset.items, spans[:, 0], spans[:, 1], model.max_history)
     interests = model.interests(torch.from_numpy(history), torch.from_numpy(length))
-    scores, nearest = torch.einsum("nkd,id->nki", interests, model.rows(1, dataset.num_items)).max(1)
+    scores, nearest = torch.einsum("nkd,id->nki", interests, model.rows(1, dataset.num_items)).max(
+        1
+    )
     counts = np.zeros((dataset.num_items, 3))
     for user, top in enumerate(scores.topk(50, dim=1).indices.numpy()):
         counts[top + 1, nearest[user, top]] += 1
@@ -156,7 +162,9 @@ def test_principal_components():
     values, axes = np.linalg.eigh(np.cov(vectors.T))
     np.testing.assert_allclose(points.var(0, ddof=1), values[:-3:-1])
     np.testing.assert_allclose(explained, values[:-3:-1] / values.sum())
-    np.testing.assert_allclose(np.abs(points), np.abs((vectors - vectors.mean(0)) @ axes)[:, :-3:-1])
+    np.testing.assert_allclose(
+        np.abs(points), np.abs((vectors - vectors.mean(0)) @ axes)[:, :-3:-1]
+    )
     assert np.corrcoef(points[:, 0], vectors[:, 1])[0, 1] > 0.9, "it points where it is positive"
     flat, none = principal_components(np.ones((3, 1)))
     assert flat.shape == (3, 2) and not flat.any() and not none.any()
