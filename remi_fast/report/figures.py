@@ -15,6 +15,7 @@ from remi_fast.training import diagnostics
 MOST_POINTS = 400  # of a line; more are averaged
 NAME = 40  # characters of a run's name in a figure
 BINS = 25
+LINE = 0.18  # inches of a line in a legend
 SECTIONS = ("Training", "Negatives", "Interests", "Routing", "Item map")
 
 Drawn = list[tuple[str, Any]]  # names and artists of a legend
@@ -200,7 +201,7 @@ def _largest(runs: Sequence[Run], probes: Sequence[Probe]) -> Picture | None:
     if not shown:
         return None
     figure, axes = _axes(
-        "Largest routing weights, at the end",
+        "Largest routing weights, best step",
         "largest routing weight of an interest",
         "interests (%)",
     )
@@ -241,13 +242,13 @@ def _routing(runs: Sequence[Run], probes: Sequence[Probe]) -> list[Picture]:
         rows = np.atleast_1d(figure.subplots(count, 1, sharex=True))
         for axes, (user, matrix) in zip(rows, probe.routing.items(), strict=True):
             axes.grid(visible=False)
-            edges = np.arange(matrix.shape[1] + 1) + 0.5, np.arange(len(matrix) + 1) - 0.5
+            edges = np.arange(-matrix.shape[1], 1) + 0.5, np.arange(len(matrix) + 1) - 0.5
             mesh = axes.pcolormesh(*edges, matrix, cmap=SEQUENTIAL, norm=norm, ec="face")
             axes.set_title(f"user {short(user)}", fontsize=8, fontweight="normal", pad=2)
-            axes.set(xlim=(0.5, wide + 0.5), ylim=(len(matrix) - 0.5, -0.5))
-            axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
+            axes.set(xlim=(0.5 - wide, 0.5), ylim=(len(matrix) - 0.5, -0.5))
+            axes.yaxis.get_major_locator().set_params(integer=True, nbins=4, min_n_ticks=1)
         rows[-1].xaxis.get_major_locator().set_params(integer=True)
-        rows[-1].set_xlabel("item of the history (1: the oldest)")
+        rows[-1].set_xlabel("item of the history (0: the latest)")
         figure.supylabel("interest", fontsize=9)
         title = f"Routing: {short(run.label)}"
         figure.suptitle(title, x=0.02, ha="left", fontsize=10, fontweight="bold")
@@ -305,6 +306,8 @@ def _legend(figure: Figure, drawn: Drawn, **more: Any) -> None:
     names = [f"\u200b{name}" for name, _ in drawn]  # matplotlib hides what begins with _
     columns = max(1, min(len(names), 60 // (max(map(len, names)) + 6)))
     artists = [artist for _, artist in drawn]
+    rows = -(-len(names) // columns)
+    figure.set_figheight(figure.get_figheight() + LINE * (rows - 1))  # the axes keep theirs
     figure.legend(artists, names, loc="outside lower left", ncols=columns, **more)
 
 

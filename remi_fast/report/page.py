@@ -30,12 +30,16 @@ grid-template-columns:repeat(auto-fill,minmax(min(100%,26rem),1fr))}
 figure{margin:0;min-width:0}
 footer{margin-top:2rem}
 svg{display:block;width:100%;height:auto}
-.table{overflow-x:auto;min-width:0}
+.tables>div{max-width:100%}
+.table{overflow-x:auto}
+.tables{display:flex;flex-wrap:wrap;gap:1rem 3rem}
 table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums}
 td,th{padding:.25rem .9rem .25rem 0;text-align:left;vertical-align:top;
-border-bottom:1px solid var(--line);min-width:4.5rem;max-width:18rem}
+border-bottom:1px solid var(--line);min-width:5.5rem;max-width:18rem}
 tbody th{font-weight:normal;color:var(--faint)}
+tbody th,thead th:first-child{position:sticky;left:0;background:var(--paper)}
 .numbers td,.numbers thead th+th{text-align:right}
+.numbers tbody th{white-space:nowrap}
 .run::before{content:"";display:inline-block;width:.7em;height:.7em;margin-right:.4em;
 border-radius:50%;background:var(--run)}
 """
@@ -75,7 +79,7 @@ def notes(runs: Sequence[Run], probes: Sequence[Probe]) -> list[str]:
     for run, probe in zip(runs, probes, strict=True):
         found += [f"{run.label}: {note}" for note in (*run.notes, probe.note) if note]
     if len({run.folder.data()[1] for run in runs}) > 1:
-        found.append("the runs are of different data: their metrics cannot be compared.")
+        found.append("The runs are of different data: their metrics cannot be compared.")
     return found
 
 
@@ -91,7 +95,7 @@ def _tables(runs: Sequence[Run], probes: Sequence[Probe]) -> list[str]:
         if len({each[key] for each in settings}) > 1
     }
     everything = {key: [each[key] for each in settings] for key in settings[0]}
-    parts = ["<h2>Metrics</h2>", '<div class="grid">']
+    parts = ["<h2>Metrics</h2>", '<div class="tables">']
     for split, name in (("test", "Test"), ("valid", "Validation (best step)")):
         rows = [run.metrics(split) for run in runs]
         parts.append(f"<div><h3>{name}</h3>{_numbers(runs, rows)}</div>")

@@ -13,7 +13,7 @@ LIGHT, DARK = 1, 0  # of chromium's preferredColorScheme
 
 @pytest.fixture
 def screenshot(both, trained, tmp_path):
-    """screenshot(scheme, width, height): pixels (height, width, 3) in 0..1 of a page of two runs."""
+    """screenshot(scheme, width, height): pixels (height, width, 3) in 0..1 of the page."""
     if CHROMIUM is None:
         pytest.skip("chromium is not installed")
     from matplotlib.image import imread

@@ -95,7 +95,7 @@ def test_routing_of_the_same_users(drawn):
     for number, (run, probe) in enumerate(zip(runs, probes, strict=True), 1):
         *axes, bar = figures[f"routing-{number}"].axes
         assert bar.get_ylabel().startswith("routing weight")
-        assert axes[-1].get_xlabel() == "item of the history (1: the oldest)"
+        assert axes[-1].get_xlabel() == "item of the history (0: the latest)"
         meshes = [each.collections[0] for each in axes]
         for mesh, matrix in zip(meshes, probe.routing.values(), strict=True):
             np.testing.assert_array_equal(mesh.get_array(), matrix)

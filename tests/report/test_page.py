@@ -13,45 +13,8 @@ from remi_fast.errors import CorruptFileError
 from .conftest import HOSTILE, RUNS, log
 
 pytest.importorskip("matplotlib")
-TAGS = set(
-    [
-        "html",
-        "head",
-        "meta",
-        "title",
-        "style",
-        "body",
-        "h1",
-        "h2",
-        "h3",
-        "p",
-        "b",
-        "ul",
-        "li",
-        "div",
-        "table",
-        "thead",
-        "tbody",
-        "tr",
-        "th",
-        "td",
-        "details",
-        "summary",
-        "figure",
-        "figcaption",
-        "footer",
-        "svg",
-        "defs",
-        "g",
-        "path",
-        "use",
-        "clippath",
-        "rect",
-        "text",
-        "tspan",
-        "image",
-    ]
-)
+TAGS = """html head meta title style body h1 h2 h3 p b ul li div table thead tbody tr th td details
+summary figure figcaption footer svg defs g path use clippath rect text tspan image"""
 ALL = {
     "loss",
     "recall",
@@ -70,7 +33,7 @@ ALL = {
 
 
 def test_nothing_is_loaded_and_everything_is_escaped(both):
-    assert set(both.tags) <= TAGS
+    assert set(both.tags) <= set(TAGS.split())
     for name, value in both.attributes:
         assert not name.startswith("on")
         if name in ("src", "href", "xlink:href", "action", "data", "srcset"):
