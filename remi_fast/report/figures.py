@@ -13,7 +13,7 @@ from remi_fast.report.style import COLORS, DASHES, OTHERS, SEQUENTIAL, styled
 from remi_fast.training import diagnostics
 
 MOST_POINTS = 400  # of a line; more are averaged
-NAME = 40  # characters of a run's name in a figure
+NAME = 32  # characters of a run's name in a figure
 BINS = 25
 LINE = 0.18  # inches of a line in a legend
 SECTIONS = ("Training", "Negatives", "Interests", "Routing", "Item map")
