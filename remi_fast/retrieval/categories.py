@@ -1,7 +1,7 @@
 """Categories of items: from a file, or clusters of the item vectors where there is none."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,7 +50,7 @@ def read_categories(source: "Path | pl.DataFrame", item_table: "pl.DataFrame") -
 
     path = source if isinstance(source, Path) else "categories"
     frame = _read(source) if isinstance(source, Path) else source
-    _check(path, frame)
+    _check(path, frame, ("item_id", "category"))
     dtype = item_table.schema["item_id"]
     rows = frame.select(pl.col("item_id").cast(dtype, strict=False), "category").unique()
     rows = rows.drop_nulls().join(item_table.select("item_id", "index"), on="item_id")
@@ -80,6 +80,13 @@ def read_categories(source: "Path | pl.DataFrame", item_table: "pl.DataFrame") -
     return categories
 
 
+def read_items(path: Path) -> "pl.Series":
+    """The item ids of a Parquet or CSV file with a column item_id. Raises DataError."""
+    frame = _read(path)
+    _check(path, frame, ("item_id",))
+    return frame["item_id"]
+
+
 def _read(path: Path) -> "pl.DataFrame":
     import polars as pl
 
@@ -97,13 +104,13 @@ def _read(path: Path) -> "pl.DataFrame":
     return frame
 
 
-def _check(path: Path | str, frame: "pl.DataFrame") -> None:
+def _check(path: Path | str, frame: "pl.DataFrame", columns: Sequence[str]) -> None:
     import polars as pl
 
-    for column in ("item_id", "category"):
+    for column in columns:
         if column not in frame.columns:
             raise DataError(
-                f"{path}: no column {column!r}; expected item_id and category "
+                f"{path}: no column {column!r}; expected {' and '.join(columns)} "
                 f"(columns found: {listed(frame.columns)})" + nearest(column, frame.columns)
             )
         dtype = frame.schema[column]
