@@ -24,6 +24,7 @@ FORMATS = (".parquet", ".csv")
 MAX_CLUSTERS = 1000
 MAX_SAMPLE = 100_000  # item vectors that the centres are fitted to
 ITERATIONS = 20
+ITEMS_AT_ONCE = 1 << 16  # vectors read at a time
 VALUES_AT_ONCE = 4 << 20  # distances held at a time: 16 MiB
 
 Categories = npt.NDArray[np.int64]
@@ -155,9 +156,8 @@ def cluster(items: ItemVectors, num_clusters: int | None = None, seed: int = 0) 
 
 def _pieces(items: ItemVectors) -> Iterator[tuple[int, Tensor]]:
     """The vectors of all items, of length 1, with the id of the first of each piece."""
-    step = 1 << 16
-    for start in range(1, items.num_items, step):
-        yield start, normalize(items.rows(start, start + step))
+    for start in range(1, items.num_items, ITEMS_AT_ONCE):
+        yield start, normalize(items.rows(start, start + ITEMS_AT_ONCE))
 
 
 def _gather(items: ItemVectors, ids: Categories) -> Tensor:
