@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 USERS_A_PART = 50_000
 ROWS_A_PART = 4_000_000
+PLAN = "plan.json"
 
 
 @dataclass
@@ -47,23 +48,23 @@ class StreamedRecommendations:
         continued. Raises ConfigError then, and StorageError where `out` cannot be written."""
         self.out, self.plan = out, plan
         self.folder = out.with_name(f"{out.name}.parts")
-        self.resumed = self.folder.exists()
+        self.resumed = (self.folder / PLAN).exists()
         if self.resumed:
             self._check_plan()
         with files.storing(out):
             self.folder.mkdir(parents=True, exist_ok=True)
-        files.write_json(self.folder / "plan.json", plan)
+        files.write_json(self.folder / PLAN, plan)
 
     def _check_plan(self) -> None:
         try:
-            there = json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))
+            there = json.loads((self.folder / PLAN).read_text(encoding="utf-8"))
             other = [
                 f"{name} {there.get(name)!r:.80}"
                 for name in self.plan
                 if there.get(name) != self.plan[name]
             ]
         except (OSError, ValueError, AttributeError):
-            there, other = None, ["no plan.json"]
+            there, other = None, [f"no {PLAN}"]
         if other:
             raise ConfigError(
                 f"--out: got {str(self.out)!r}, but {self.folder} holds parts that another command "

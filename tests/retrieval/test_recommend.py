@@ -1,13 +1,14 @@
 """Raw ids in, raw ids out, for users and items known and unknown."""
 
 import logging
+import sys
 
 import polars as pl
 import pytest
 import torch
 
 from remi_fast.config import ModelConfig
-from remi_fast.errors import DataError
+from remi_fast.errors import ConfigError, DataError
 from remi_fast.models.recommender import make_model
 from remi_fast.retrieval import recommend as module
 from remi_fast.retrieval.recommend import Recommender
@@ -94,3 +95,84 @@ def test_exclude_seen_leaves_out_the_whole_history(recommender):
 def test_item_table_of_another_model(recommender):
     with pytest.raises(DataError, match="got 5 items, expected 6"):
         Recommender(recommender.model, recommender.item_table.head(5))
+
+
+def lists(frame):
+    grouped = frame.group_by("user_id", maintain_order=True).agg("item_id")
+    return dict(zip(grouped["user_id"], grouped["item_id"].to_list(), strict=True))
+
+
+HISTORIES = [(1, "kiwi"), (2, "fig"), (1, "plum")]
+
+
+@pytest.mark.parametrize("chosen", [["fig", "lime", "kiwi"], pl.Series(["lime", "fig", "kiwi"])])
+@pytest.mark.parametrize("exclude_seen", [False, True])
+def test_a_filter_is_the_list_without_the_others(recommender, chosen, exclude_seen):
+    histories = frame(HISTORIES)
+    whole = recommender.recommend(histories, k=6, exclude_seen=exclude_seen)
+    got = recommender.recommend(histories, k=6, exclude_seen=exclude_seen, filter=chosen)
+    left = whole.filter(pl.col("item_id").is_in(["fig", "lime", "kiwi"]))
+    same = ["user_id", "item_id", "score", "interest"]
+    assert got.select(same).equals(left.select(same))
+    assert got["rank"].to_list() == [
+        r
+        for n in left.group_by("user_id", maintain_order=True).len()["len"]
+        for r in range(1, n + 1)
+    ]
+
+
+def test_unknown_items_of_a_filter_are_nothing(recommender):
+    histories = frame(HISTORIES)
+    got = recommender.recommend(histories, filter=["fig", "durian"])
+    assert set(got["item_id"]) == {"fig"}
+    with pytest.raises(ValueError, match=r"filter: got \['durian'\], 1 ids without one"):
+        recommender.recommend(histories, filter=["durian"])
+    with pytest.raises(ValueError, match=r"filter: got \[\], 0 ids"):
+        recommender.recommend(histories, filter=[])
+    with pytest.raises(TypeError, match="filter: got 'fig', expected item ids"):
+        recommender.recommend(histories, filter="fig")
+
+
+def test_diversity_takes_from_other_categories(recommender):
+    histories = frame(HISTORIES)
+    plain = lists(recommender.recommend(histories, k=3))
+    first = {user: items[0] for user, items in plain.items()}
+    kinds = pl.DataFrame({"item_id": NAMES, "category": ["a"] * 3 + ["b"] * 3})
+    kind = dict(kinds.iter_rows())
+    much = lists(recommender.recommend(histories, k=3, diversity=1e6, categories=kinds))
+    for user, items in much.items():
+        assert items[0] == first[user] and len({kind[i] for i in items[:2]}) == 2
+    none = recommender.recommend(histories, k=3, diversity=0.0, categories=kinds)
+    assert lists(none) == plain
+
+
+def test_diversity_without_categories_takes_clusters(recommender):
+    histories = frame(HISTORIES)
+    once = recommender.recommend(histories, k=4, diversity=1.0)
+    assert once.height == 8 and once.equals(recommender.recommend(histories, k=4, diversity=1.0))
+    with pytest.raises(ValueError, match="diversity: got -1"):
+        recommender.recommend(histories, diversity=-1)
+
+
+def test_engines(recommender):
+    histories = frame(HISTORIES)
+    exact = recommender.recommend(histories, k=4, exclude_seen=True)
+    for engine in ("auto", "exact", "Flat"):
+        got = recommender.recommend(histories, k=4, exclude_seen=True, engine=engine)
+        assert lists(got) == lists(exact)
+    with pytest.raises(ConfigError, match="engine: got 'nonsense'"):
+        recommender.recommend(histories, engine="nonsense")
+    with pytest.raises(ValueError, match="engine: got 'Flat' with a filter"):
+        recommender.recommend(histories, engine="Flat", filter=["fig"])
+
+
+def test_large_catalogues_are_searched_with_faiss(recommender, monkeypatch, caplog):
+    monkeypatch.setattr(module, "APPROXIMATE_FROM", 5)
+    with caplog.at_level(logging.INFO):
+        got = recommender.recommend(frame(HISTORIES), k=4)
+    assert "faiss IVF1,Flat" in caplog.text and got.height == 8
+    caplog.clear()
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with caplog.at_level(logging.INFO):
+        assert lists(recommender.recommend(frame(HISTORIES), k=4)) == lists(got)
+    assert "exact search over 6 items: " in caplog.text and "remi-fast[faiss]" in caplog.text

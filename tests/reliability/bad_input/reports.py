@@ -33,7 +33,7 @@ CASES = [
         "a report of no run", "report none", "none: ", "no such folder", "made by `remi-fast train`"
     ),
     refused("a report of a dataset", "report run data", "data: ", "not a run folder", "expected a"),
-    refused("a run twice", "report run ./run", "RUN: ", "got './run' twice", "run once", kind=2),
+    refused("a run twice", "report run ./run", "RUN: ", "got 'run' twice", "run once", kind=2),
     refused(
         "nine runs",
         "report run copy0 copy1 copy2 copy3 copy4 copy5 copy6 copy7",
