@@ -1,4 +1,4 @@
-"""The item vectors as files: safetensors, .npy, Parquet."""
+"""The item vectors as files: safetensors, Parquet, a faiss index."""
 
 import os
 from pathlib import Path
@@ -29,11 +29,6 @@ def save_safetensors(vectors: Floats, path: Path) -> None:
     path.chmod(0o666 & ~_umask())  # safetensors makes it for its owner alone
 
 
-def save_npy(vectors: Floats, path: Path) -> None:
-    """(I, d) float32; row 0 is padding."""
-    np.save(path, vectors, allow_pickle=False)
-
-
 def save_parquet(vectors: Floats, items: "pl.DataFrame", path: Path) -> None:
     """item_id, index, vector (d float32, a list of fixed size): one row an item, no padding.
 
@@ -43,7 +38,21 @@ def save_parquet(vectors: Floats, items: "pl.DataFrame", path: Path) -> None:
 
     dim = pl.Array(pl.Float32, vectors.shape[1])
     vector = pl.Series("vector", vectors[1:], dtype=dim)
-    items.select("item_id", "index").with_columns(vector).write_parquet(path)
+    table = items.select("item_id", "index").with_columns(vector)
+    try:
+        table.write_parquet(path)
+    except pl.exceptions.PolarsError as error:
+        raise StorageError(f"{path}: cannot be written ({error})") from error
+
+
+def save_index(vectors: Floats, factory: str, path: Path) -> None:
+    """A faiss index of inner products, whose ids are the rows 1..I-1 of `vectors`."""
+    import faiss
+
+    index = faiss.index_factory(vectors.shape[1], f"IDMap,{factory}", faiss.METRIC_INNER_PRODUCT)
+    index.add_with_ids(vectors[1:], np.arange(1, len(vectors)))
+    with open(path, "wb") as file:  # faiss.write_index does not say when the disk is full
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
 
 
 def _umask() -> int:

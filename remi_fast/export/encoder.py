@@ -38,7 +38,7 @@ class UserEncoder(nn.Module):
         self.item_embeddings = model.table.weight
         self.extractor = copy.deepcopy(model.extractor)
         if hasattr(self.extractor, "backend"):
-            self.extractor.backend = "reference"
+            setattr(self.extractor, "backend", "reference")  # noqa: B010 (a module, says mypy)
         self.requires_grad_(False)
 
     def forward(self, history: Tensor, length: Tensor) -> Tensor:
@@ -63,9 +63,7 @@ def export_program(model: MultiInterestModel) -> ExportedProgram:
     batch = Dim("batch", min=1)
     shapes = {"history": {0: batch}, "length": {0: batch}}
     with _quiet():
-        program = torch.export.export(
-            UserEncoder(model), (history, length), dynamic_shapes=shapes
-        )
+        program = torch.export.export(UserEncoder(model), (history, length), dynamic_shapes=shapes)
     program.example_inputs = None  # torch.export.save would pickle them
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine

@@ -46,8 +46,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if got != FORMAT:
         raise RunFolderError(f"{file}: got {got}, expected {FORMAT}")
     _check_form(file, manifest)
+    listed = manifest["files"]
     with ThreadPoolExecutor(_HASHED_AT_ONCE) as pool:
-        list(pool.map(lambda name: _verify(folder / name, manifest["files"][name]), manifest["files"]))
+        list(pool.map(_verify, map(folder.joinpath, listed), listed.values()))
     return manifest
 
 

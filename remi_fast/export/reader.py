@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from remi_fast.data.dataset import read_table
 from remi_fast.errors import CorruptFileError, RunFolderError
-from remi_fast.export.extras import require
+from remi_fast.export.extras import load
 from remi_fast.export.manifest import FORMATS, ITEMS, read_manifest
 
 if TYPE_CHECKING:
@@ -64,16 +64,12 @@ class Export:
         to the interests (B, K, d) float32. Needs the extra `export`.
         """
         path = self._file("onnx")
-        require("onnx")
         return onnx_encoder(path, threads)
 
     def index(self) -> Any:
         """The faiss index, whose ids are the item indices. Needs the extra `faiss`."""
         path = self._file("faiss")
-        require("faiss")
-        import faiss
-
-        return faiss.read_index(str(path))
+        return load("faiss", "faiss").read_index(str(path))
 
     def has(self, format: str) -> bool:
         """Whether it was exported in this format, one of `FORMATS`."""
@@ -101,9 +97,9 @@ def load_export(folder: str | Path) -> Export:
 
 
 def onnx_encoder(path: Path, threads: int = 0) -> Encoder:
-    """See `Export.user_encoder`. Raises CorruptFileError where onnxruntime refuses the file."""
-    import onnxruntime
-
+    """See `Export.user_encoder`. Raises ConfigError without onnxruntime, CorruptFileError where it
+    refuses the file."""
+    onnxruntime = load("onnx", "onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     try:

@@ -73,7 +73,7 @@ def _described(config: ModelConfig, model: MultiInterestModel) -> dict[str, Any]
 
 
 def _versions(formats: Sequence[str]) -> dict[str, str]:
-    modules = [module for name in formats for module in NEEDS.get(name, ((), ""))[0]]
+    modules = [module for name in formats for module in NEEDS.get(name, ())]
     packages = {"faiss": "faiss-cpu"}
     return {
         module: version(packages.get(module, module))
@@ -88,11 +88,15 @@ def _write_items(
     if "safetensors" in formats:
         embeddings.save_safetensors(vectors, folder / FORMATS["safetensors"])
     if "npy" in formats:
-        embeddings.save_npy(vectors, folder / FORMATS["npy"])
+        files.write_npy(folder / FORMATS["npy"], vectors)
     if "parquet" in formats:
         items = read_table(folder / ITEMS, len(vectors) - 1, first=1)
         embeddings.save_parquet(vectors, items, folder / FORMATS["parquet"])
-    return {}
+    if "faiss" not in formats:
+        return {}
+    factory = faiss_factory or "Flat"
+    embeddings.save_index(vectors, factory, folder / FORMATS["faiss"])
+    return {"faiss": factory}
 
 
 def _write_encoders(
