@@ -23,7 +23,7 @@ from remi_fast.training.trainer import load_model, set_threads
 
 def write_export(run: Path, out: Path, formats: Sequence[str], faiss_factory: str | None) -> None:
     """See `remi_fast.export.export_run`."""
-    _check(out, formats)
+    _check(out, formats, faiss_factory)
     folder = RunFolder.open(run)
     config = folder.config()
     if config.model.name == "pop":
@@ -48,16 +48,18 @@ def write_export(run: Path, out: Path, formats: Sequence[str], faiss_factory: st
         write_manifest(new, content)
 
 
-def _check(out: Path, formats: Sequence[str]) -> None:
+def _check(out: Path, formats: Sequence[str], faiss_factory: str | None) -> None:
     for name in formats:
         if name not in FORMATS:
             raise ConfigError(
-                f"formats: got {name!r}, expected some of: {', '.join(FORMATS)}"
+                f"--formats: got {name!r}, expected some of: {', '.join(FORMATS)}"
                 + nearest(name, FORMATS)
             )
         require(name)
     if not formats:
-        raise ConfigError(f"formats: got none, expected some of: {', '.join(FORMATS)}")
+        raise ConfigError(f"--formats: got none, expected some of: {', '.join(FORMATS)}")
+    if faiss_factory is not None and "faiss" not in formats:
+        raise ConfigError(f"--faiss: got {faiss_factory!r}, expected 'faiss' among --formats")
     if out.exists():
         raise RunFolderError(f"{out}: exists already; expected a folder that is yet to be made")
 

@@ -17,12 +17,28 @@ import pytest
 from remi_fast.cli import main
 from tests.conftest import interactions
 
-from .bad_input import arguments, losses, raw_files, recommendations, runs, settings, sweeps
+from .bad_input import (
+    arguments,
+    exports,
+    losses,
+    raw_files,
+    recommendations,
+    runs,
+    settings,
+    sweeps,
+)
 from .bad_input.case import SMALL
 
 ROOT = Path(__file__).parent.parent.parent
-COMMANDS = [*raw_files.CASES, *settings.CASES, *runs.CASES, *recommendations.CASES, *sweeps.CASES]
-CALLS = [*losses.CASES, *arguments.CASES]
+COMMANDS = [
+    *raw_files.CASES,
+    *settings.CASES,
+    *runs.CASES,
+    *recommendations.CASES,
+    *sweeps.CASES,
+    *exports.COMMANDS,
+]
+CALLS = [*losses.CASES, *arguments.CASES, *exports.CALLS]
 ALONE = {"NUL bytes alone", "an unknown key", "YAML that is not UTF-8", "where nothing can be read"}
 WORLD = [
     "prepare raw.parquet --out data",
