@@ -53,6 +53,7 @@ ALLOWED = {
         "models",
         "data.dataset",
         "errors",
+        "kernels.interest_search",
         "polars",
     }
     | OUTSIDE,
