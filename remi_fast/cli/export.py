@@ -26,7 +26,7 @@ def add_arguments(parser: "ArgumentParser") -> None:
         "(pip install 'remi-fast[export,faiss]')",
     )
     parser.add_argument(
-        "--faiss", help="factory string of the index, such as HNSW32; chosen by size if not given"
+        "--faiss", help="factory string of the index, such as HNSW32; Flat (exact) if not given"
     )
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from remi_fast.errors import StorageError
+from remi_fast.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -46,11 +46,23 @@ def save_parquet(vectors: Floats, items: "pl.DataFrame", path: Path) -> None:
 
 
 def save_index(vectors: Floats, factory: str, path: Path) -> None:
-    """A faiss index of inner products, whose ids are the rows 1..I-1 of `vectors`."""
+    """A faiss index of inner products, whose ids are the rows 1..I-1 of `vectors`.
+
+    Raises ConfigError for a factory string that faiss does not know, or that needs more items.
+    """
     import faiss
 
-    index = faiss.index_factory(vectors.shape[1], f"IDMap,{factory}", faiss.METRIC_INNER_PRODUCT)
-    index.add_with_ids(vectors[1:], np.arange(1, len(vectors)))
+    items = vectors[1:]
+    try:
+        index = faiss.index_factory(items.shape[1], f"IDMap,{factory}", faiss.METRIC_INNER_PRODUCT)
+        index.train(items)
+        index.add_with_ids(items, np.arange(1, len(vectors)))
+    except RuntimeError as error:
+        reason = str(error).rsplit(":", 1)[-1].strip()
+        raise ConfigError(
+            f"--faiss: got {factory!r}, expected a factory string of faiss for {len(items)} items "
+            f"of {items.shape[1]} dimensions, such as Flat or HNSW32 ({reason:.200})"
+        ) from None
     with open(path, "wb") as file:  # faiss.write_index does not say when the disk is full
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
 

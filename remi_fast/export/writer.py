@@ -20,6 +20,8 @@ from remi_fast.models.recommender import MultiInterestModel
 from remi_fast.training.run_folder import RunFolder
 from remi_fast.training.trainer import load_model, set_threads
 
+DEFAULT_FACTORY = "Flat"  # of the faiss index: exact
+
 
 def write_export(run: Path, out: Path, formats: Sequence[str], faiss_factory: str | None) -> None:
     """See `remi_fast.export.export_run`."""
@@ -96,7 +98,7 @@ def _write_items(
         embeddings.save_parquet(vectors, items, folder / FORMATS["parquet"])
     if "faiss" not in formats:
         return {}
-    factory = faiss_factory or "Flat"
+    factory = DEFAULT_FACTORY if faiss_factory is None else faiss_factory
     embeddings.save_index(vectors, factory, folder / FORMATS["faiss"])
     return {"faiss": factory}
 

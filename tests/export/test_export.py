@@ -160,6 +160,29 @@ def test_no_path_of_this_machine_is_in_an_export(folder):
         assert str(ROOT).encode() not in data and b"site-packages" not in data, file.name
 
 
+@pytest.mark.parametrize("factory", ["Flat", "HNSW32", "IVF4,Flat"])
+def test_the_index_finds_each_item_by_its_own_row(runs, vectors, tmp_path, factory):
+    export = export_run(runs("comirec-sa"), tmp_path / "out", ["faiss"], factory)
+    assert export.manifest["faiss"] == factory
+    index = export.index()
+    assert index.ntotal == len(vectors) - 1
+    queries = vectors[1:] / np.square(vectors[1:]).sum(axis=1, keepdims=True)
+    scores, ids = index.search(queries, 5)
+    assert ids.min() >= 1 and ids.max() <= len(vectors) - 1
+    found = np.einsum("nkd,nd->nk", vectors[ids], queries)
+    assert np.abs(scores - found).max() < 1e-5
+    if factory == "Flat":
+        exact = np.sort(queries @ vectors[1:].T, axis=1)[:, :-6:-1]
+        assert np.abs(scores - exact).max() < 1e-5
+
+
+@pytest.mark.parametrize("factory", ["Flt", "", "IVF4096,Flat", "PQ7"])
+def test_an_index_that_cannot_be_is_refused(runs, tmp_path, factory):
+    with pytest.raises(ConfigError, match=rf"--faiss: got '{factory}', expected a factory string"):
+        export_run(runs("comirec-sa"), tmp_path / "out", ["faiss"], factory)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_large_table_lies_beside_the_onnx_file(runs, tmp_path, monkeypatch, recommender):
     monkeypatch.setattr(encoder, "MOST_IN_ONNX", 1000)
     export = export_run(runs("comirec-sa"), tmp_path / "out", ["onnx"])

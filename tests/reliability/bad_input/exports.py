@@ -83,9 +83,9 @@ COMMANDS = [
     use(
         "an index of no kind",
         "export run --out out --formats faiss --faiss Flt",
-        "faiss",
+        "--faiss: ",
         "got 'Flt'",
-        "expected",
+        "expected a factory string of faiss",
     ),
 ]
 
