@@ -24,7 +24,7 @@ def export_run(
         run: a folder made by `remi_fast.train`.
         out: the folder, which must not exist.
         formats: names of `FORMATS`. "onnx" and "faiss" need the extras `export` and `faiss`.
-        faiss_factory: of the index, as `faiss.index_factory` takes it; Flat, which is exact, if None.
+        faiss_factory: of the index, as `faiss.index_factory` takes it; Flat (exact) if None.
 
     Raises:
         ConfigError: a format that is unknown, or whose packages are missing.

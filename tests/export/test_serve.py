@@ -1,14 +1,17 @@
 """docs/serve_example.py over a real socket: it answers what the model does, to many at a time."""
 
+import asyncio
 import http.client
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -141,6 +144,14 @@ def test_k_is_10_and_seen_items_are_there_by_default(served):
     check(answer, recommender.recommend(pl.DataFrame({"user_id": [1], "item_id": [item]}), 10))
 
 
+def test_what_is_left_of_a_long_history_is_found(served):
+    recommender, server = served
+    items = recommender.item_table["item_id"].to_list()
+    asked = {"history": items[5:], "k": 5, "exclude_seen": True}
+    status, answer = server.ask(json.dumps(asked))
+    assert status == 200 and {item["item_id"] for item in answer["items"]} == set(items[:5])
+
+
 def test_health_describes_the_model(served):
     recommender, server = served
     status, answer = server.health()
@@ -237,3 +248,76 @@ def test_a_damaged_export_is_not_served(exported, tmp_path):
     )
     assert done.returncode == 1 and "user_encoder.onnx: got" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def example():
+    return runpy.run_path(str(ROOT / "docs/serve_example.py"))
+
+
+def batched(example, answer, ask):
+    """What `ask(batcher)` returns, with a worker that calls `answer`."""
+
+    async def run():
+        batcher = example["Batcher"](answer)
+        worker = asyncio.create_task(batcher.run())
+        try:
+            return await asyncio.wait_for(ask(batcher), timeout=60)
+        finally:
+            worker.cancel()
+
+    return asyncio.run(run())
+
+
+def test_what_comes_in_meanwhile_is_one_batch(example):
+    seen = []
+
+    def answer(queries):
+        seen.append(queries)
+        return [10 * query for query in queries]
+
+    async def ask(batcher):
+        return await asyncio.gather(*map(batcher, range(80)))
+
+    assert batched(example, answer, ask) == [10 * query for query in range(80)]
+    assert [len(queries) for queries in seen] == [32, 32, 16]
+
+
+def test_an_error_is_each_ones_of_its_batch_and_the_next_goes_on(example):
+    def answer(queries):
+        return [1 / query for query in queries]
+
+    async def ask(batcher):
+        failed = await asyncio.gather(*map(batcher, [1, 0]), return_exceptions=True)
+        return failed, await batcher(4)
+
+    failed, after = batched(example, answer, ask)
+    assert [type(error) for error in failed] == [ZeroDivisionError] * 2 and after == 0.25
+
+
+def test_one_who_is_gone_does_no_harm(example):
+    async def ask(batcher):
+        gone = asyncio.create_task(batcher(1))
+        await asyncio.sleep(0)  # it waits in the queue
+        gone.cancel()
+        return await batcher(2), await batcher(3)
+
+    assert batched(example, list, ask) == (2, 3)
+
+
+def test_more_than_can_wait_are_turned_away(example):
+    release = threading.Event()
+
+    def answer(queries):
+        release.wait()
+        return queries
+
+    async def ask(batcher):
+        waiting = [asyncio.create_task(batcher(query)) for query in range(1024)]
+        await asyncio.sleep(0)
+        with pytest.raises(example["HTTPException"]) as refused:
+            await batcher(0)
+        release.set()
+        return refused.value.status_code, await asyncio.gather(*waiting)
+
+    assert batched(example, answer, ask) == (503, list(range(1024)))
