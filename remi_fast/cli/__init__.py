@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "recall, hit rate and ndcg of a trained model",
     "recommend": "recommend items for histories of known or new users",
     "export": "write a trained model as files for other programs",
+    "report": "compare runs on one HTML page with figures",
     "info": "versions, hardware, and what each backend can do",
 }
 

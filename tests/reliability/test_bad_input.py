@@ -19,10 +19,12 @@ from tests.conftest import interactions
 
 from .bad_input import (
     arguments,
+    evaluations,
     exports,
     losses,
     raw_files,
     recommendations,
+    reports,
     runs,
     settings,
     sweeps,
@@ -36,6 +38,8 @@ COMMANDS = [
     *runs.CASES,
     *recommendations.CASES,
     *sweeps.CASES,
+    *evaluations.CASES,
+    *reports.CASES,
     *exports.COMMANDS,
 ]
 CALLS = [*losses.CASES, *arguments.CASES, *exports.CALLS]
@@ -46,6 +50,7 @@ WORLD = [
     f"train raw.parquet --out run {SMALL}",
     f"train data --out wider {SMALL} --model.dim=16",
     f"train data --out fewer {SMALL} --model.num_interests=1",
+    f"train other --out otherwise {SMALL}",
     f"train data --out weightless {SMALL} --train.checkpoints=none",
 ]
 
