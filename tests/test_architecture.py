@@ -23,6 +23,23 @@ ALLOWED = {
         "rich",
     }
     | OUTSIDE,
+    "remi_fast/export": {
+        "export",
+        "training.run_folder",
+        "training.trainer",
+        "retrieval.faiss_index",
+        "models.recommender",
+        "data.dataset",
+        "config",
+        "extras",
+        "errors",
+        "files",
+        "polars",
+        "safetensors",
+        "faiss",
+        "onnxruntime",
+    }
+    | OUTSIDE,
     "remi_fast/models": {
         "models",
         "config",
@@ -151,6 +168,8 @@ def test_nothing_imports_bench_or_tests():
         ("from remi_fast.cli import main; main(['train', '--help'])", {"torch", "polars"}),
         ("from remi_fast.cli import main; main(['report', '--help'])", {"torch", "matplotlib"}),
         ("from remi_fast import api", {"polars", "faiss", "rich"}),
+        ("from remi_fast import export", {"torch", "polars", "faiss", "onnx", "onnxruntime"}),
+        ("from remi_fast.cli import main; main(['export', '--help'])", {"torch", "polars"}),
     ],
 )
 def test_light_imports(code, heavy):
