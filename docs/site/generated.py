@@ -39,7 +39,9 @@ def configuration() -> str:
     parts = [_CONFIGURATION]
     for section in dataclasses.fields(config.Config):
         parts.append(_section(section.name, section.type))
-    parts.append("## Presets\n\n`remi-fast train DATA --preset NAME`. What is not here is the default.\n")
+    parts.append(
+        "## Presets\n\n`remi-fast train DATA --preset NAME`. What is not here is the default.\n"
+    )
     parts += [_preset(name) for name in config.preset_names()]
     return "\n".join(parts)
 
