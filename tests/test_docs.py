@@ -230,7 +230,7 @@ def sources_of_messages():
 
 def test_messages_occur_in_the_code():
     page = (DOCS / "troubleshooting.md").read_text()
-    messages = re.findall(r"^    (\S.*)$", page, re.M)
+    messages = re.findall(r"^```text\n(.*)\n```$", page, re.M)
     assert len(messages) > 30
     sources = set(sources_of_messages())
     gone = [each for each in messages if not any(source.fullmatch(each) for source in sources)]

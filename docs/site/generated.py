@@ -79,18 +79,18 @@ def _plain(value: Any) -> str:
     return json.dumps(value).strip('"')
 
 
-def _preset(name: str) -> str:
-    text = config.preset_path(name).read_text()
+def _preset(preset: str) -> str:
+    text = config.preset_path(preset).read_text()
     comment = " ".join(re.findall(r"^# ?(.*)$", text, re.MULTILINE))
     default = config.as_dict(config.Config())
     rows = [
-        f"| [{section}.{key}](#{section}{key}) | {_plain(value)} | {_plain(default[section][key])} |"
-        for section, keys in yaml.safe_load(text).items()
+        f"| [{name}.{key}](#{name}{key}) | {_plain(value)} | {_plain(default[name][key])} |"
+        for name, keys in yaml.safe_load(text).items()
         for key, value in keys.items()
-        if value != default[section][key]
+        if value != default[name][key]
     ]
     table = "\n".join(["| key | preset | default |", "|---|---|---|", *rows])
-    return f"### {name}\n\n{comment}\n\n{table if rows else 'The defaults.'}\n"
+    return f"### {preset}\n\n{comment}\n\n{table if rows else 'The defaults.'}\n"
 
 
 def benchmarks() -> str:
