@@ -4,17 +4,22 @@ import ast
 import dataclasses
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
 
 import polars as pl
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 
-from remi_fast.config import Config, preset_names
+from remi_fast.cli import COMMANDS
+from remi_fast.config import Config, parse, preset_names
+from remi_fast.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -102,7 +107,8 @@ def test_pages_load_nothing_from_the_network(site):
 def test_pages_are_searched(site):
     index = json.loads((site / "search/search_index.json").read_text())
     titles = {entry["title"] for entry in index["docs"]}
-    assert {"loss.beta", "Checkpoints", "DeferredAdam", "small-catalogue"} <= titles
+    assert {"loss.beta_warmup", "Checkpoints", "DeferredAdam", "small-catalogue"} <= titles
+    assert "warmup" in re.split(index["config"]["separator"], "loss.beta_warmup")
 
 
 def test_every_key_is_in_the_configuration(site):
@@ -201,6 +207,42 @@ def test_a_published_checkpoint_is_carried_over(tmp_path, monkeypatch):
     histories = pl.DataFrame({"user_id": [1, 1, 1], "item_id": ["book-3", "book-1", "book-6"]})
     best = (expected[0] @ theirs["embeddings.weight"][1:].T).amax(0).argmax() + 1
     assert recommender.recommend(histories, k=1)["item_id"].to_list() == [f"book-{best}"]
+
+
+# --- commands ------------------------------------------------------------------------------------
+
+
+def commands():
+    """The commands that README and pages show, as words."""
+    for page in (ROOT / "README.md", *DOCS.glob("*.md")):
+        text = page.read_text().replace("\\\n", " ")
+        for line in re.findall(r"^ {4}remi-fast (.+)$", text, re.M):
+            yield page.name, shlex.split(line, comments=True)
+
+
+def test_commands_are_understood():
+    shown = list(commands())
+    assert {words[0] for _, words in shown} >= COMMANDS.keys()
+    for page, (command, *words) in shown:
+        module = import_module(f"remi_fast.cli.{command}")
+        parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+        module.add_arguments(parser)
+        try:
+            parse(parser, getattr(module, "arrange", list)(words))
+        except ConfigError as error:
+            missing = re.search(r"\S+\.yaml", str(error))  # a file of the reader's
+            assert missing and missing[0] in words, f"{page}: {command} {words}: {error}"
+
+
+def test_options_are_keys():
+    keys = {
+        f"{section.name}.{key.name}"
+        for section in dataclasses.fields(Config)
+        for key in dataclasses.fields(section.type)
+    }
+    for page in (ROOT / "README.md", *DOCS.glob("*.md")):
+        text = re.sub(r"```text.*?```", "", page.read_text(), flags=re.S).replace("betta", "beta")
+        assert set(re.findall(r"--((?:model|loss|optim|train)\.\w+)", text)) <= keys, page
 
 
 # --- messages ------------------------------------------------------------------------------------
