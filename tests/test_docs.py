@@ -77,6 +77,12 @@ def test_what_is_broken_fails_the_build(copy, tmp_path, file, text, said):
     assert said in done.stderr + done.stdout
 
 
+def test_links_lead_somewhere_on_github():
+    for page in [*ROOT.glob("*.md"), *DOCS.glob("*.md"), ROOT / "bench/README.md"]:
+        for link in re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
 class Loads(HTMLParser):
     """What a page makes a browser load: URLs of scripts, styles, pictures, frames."""
 

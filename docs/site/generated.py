@@ -82,6 +82,7 @@ def _plain(value: Any) -> str:
 def _preset(preset: str) -> str:
     text = config.preset_path(preset).read_text()
     comment = " ".join(re.findall(r"^# ?(.*)$", text, re.MULTILINE))
+    comment = re.sub(r"docs/(\w+\.md)", r"[\1](\1)", comment)
     default = config.as_dict(config.Config())
     rows = [
         f"| [{name}.{key}](#{name}{key}) | {_plain(value)} | {_plain(default[name][key])} |"
@@ -97,9 +98,9 @@ def benchmarks() -> str:
     """The README's results, and the files they are from."""
     readme = (ROOT / "README.md").read_text()
     results = _part(readme, "Results").replace("(bench/results)", "(#files)")
-    text = f"# Benchmarks\n\n{results}\n## Reproduce\n\n{_part(readme, 'Reproduce')}\n{_FILES}"
+    text = f"# Benchmarks\n\n## Results\n\n{results}\n## Reproduce\n\n{_part(readme, 'Reproduce')}"
     rows = [_file(path) for path in sorted((ROOT / "bench/results").glob("*.json"))]
-    return re.sub(r"(?<=\]\()(?!\w+:|#)", "../", text) + "\n".join(rows) + "\n"
+    return re.sub(r"(?<=\]\()(?!\w+:|#)", "../", text) + "\n" + _FILES + "\n".join(rows) + "\n"
 
 
 _FILES = """## Files

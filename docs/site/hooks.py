@@ -1,7 +1,8 @@
 """Pages made from other files, and links that leave docs/.
 
-What lies outside docs/ and is linked to, or is in the navigation, is shown under repository/. So
-links are written as they work on GitHub. A link to a file that does not exist fails the build.
+Links are written as they work on GitHub. What lies outside docs/ and is linked to, or is in the
+navigation, is shown under repository/, or as the page that is made from it. A link to a file that
+does not exist fails the build.
 """
 
 import os.path
@@ -17,6 +18,11 @@ ROOT = Path(__file__).parents[2]
 OUTSIDE = "repository"
 PAGES = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "bench/README.md")
 MADE = {"configuration.md": generated.configuration, "benchmarks.md": generated.benchmarks}
+MADE_FROM = {
+    ROOT / "remi_fast/config.py": "configuration.md",
+    ROOT / "README.md": "benchmarks.md",
+    ROOT / "bench/results": "benchmarks.md",
+}
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
 
 
@@ -42,7 +48,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     def link(match: re.Match[str]) -> str:
         target = (source.parent / match[1]).resolve()
-        if target.is_relative_to(ROOT / "docs"):
+        uri: str | Path
+        if target in MADE_FROM:
+            uri = MADE_FROM[target]
+        elif target.is_relative_to(ROOT / "docs"):
             uri = target.relative_to(ROOT / "docs")
         elif target.is_relative_to(ROOT):
             uri = OUTSIDE / target.relative_to(ROOT)
@@ -66,6 +75,7 @@ def _outside(text: str, source: Path) -> set[Path]:
         target
         for target in targets
         if target.is_file()
+        and target not in MADE_FROM
         and target.is_relative_to(ROOT)
         and not target.is_relative_to(ROOT / "docs")
     }
