@@ -13,6 +13,7 @@ void register_negatives(pybind11::module_& m);
 void register_ihn_loss(pybind11::module_& m);
 void register_self_attentive(pybind11::module_& m);
 void register_capsule_routing(pybind11::module_& m);
+void register_interest_search(pybind11::module_& m);
 
 // A contiguous NumPy array of exactly this type; anything else is refused, never converted.
 template <typename T>

@@ -5,7 +5,7 @@
 
 PYBIND11_MODULE(_remi_fast_C, m) {
     m.doc() = "C++ code of remi-fast; use it through remi_fast.kernels.native";
-    m.attr("INTERFACE_VERSION") = 7;  // raised whenever a signature here changes
+    m.attr("INTERFACE_VERSION") = 8;  // raised whenever a signature here changes
     register_loader(m);
     register_adam(m);
     register_finite(m);
@@ -13,4 +13,5 @@ PYBIND11_MODULE(_remi_fast_C, m) {
     register_ihn_loss(m);
     register_self_attentive(m);
     register_capsule_routing(m);
+    register_interest_search(m);
 }

@@ -191,3 +191,23 @@ def adam_step(
     exp_avg_sq.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
     denominator = (exp_avg_sq / (1 - beta2**step)).sqrt_().add_(eps)
     weight.addcdiv_(exp_avg, denominator, value=-lr / (1 - beta1**step))
+
+
+def interest_search(
+    interests: Tensor, vectors: Tensor, k: int, seen: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Exact retrieval by the best interest (ComiRec, eq. 6; MIND, section 4.5).
+
+    interests (n, K, d); vectors (I - 1, d) of items 1, 2, ...; seen (n, s) int64 ids never to
+    retrieve, padded with 0 -> ids, scores and interest, each (n, k): best first, equal scores by
+    smaller id, the first of equal interests; id 0, score -inf, interest 0 where nothing is left.
+    """
+    scores, interest = torch.einsum("nhd,id->nhi", interests, vectors).max(dim=1)
+    scores, interest = (torch.nn.functional.pad(x, (1, 0)) for x in (scores, interest))
+    scores[:, 0] = -math.inf  # padding
+    scores = scores.scatter(1, seen, -math.inf)
+    scores = torch.nn.functional.pad(scores, (0, k), value=-math.inf)
+    scores, ids = scores.sort(dim=1, descending=True, stable=True)
+    scores, ids = scores[:, :k], ids[:, :k]
+    ids = torch.where(scores == -math.inf, 0, ids)
+    return ids, scores, torch.where(ids > 0, interest.gather(1, ids), 0)

@@ -38,6 +38,7 @@ ALLOWED = {
         "models",
         "data.dataset",
         "errors",
+        "kernels.interest_search",
         "polars",
     }
     | OUTSIDE,

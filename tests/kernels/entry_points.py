@@ -182,6 +182,17 @@ def capsules(rng, place):
     return interests, routing, gradient
 
 
+def searches(rng, place):
+    n, k, d, most, num_seen = draw(rng, 30, 5, 40, 20, 4)
+    interests, seen = place(normal(rng, n, k, d)), place(rng.integers(99, size=(n, num_seen)))
+    search = C.InterestSearch(interests, most, seen)
+    first = 1
+    for size in rng.integers(1, 80, 3).tolist():
+        search.add(place(normal(rng, size, d)), first)
+        first += size
+    return search.result()
+
+
 def numbers(rng, place):
     """Random words, permutations, negatives, and whether numbers are finite."""
     n = draw(rng, 100)[0]
@@ -195,7 +206,7 @@ def numbers(rng, place):
     return words, permuted, negatives, threshold, alias, weighted, np.asarray(finite)
 
 
-PROBLEMS = (batches, adam, loss, extractor, capsules, numbers)
+PROBLEMS = (batches, adam, loss, extractor, capsules, searches, numbers)
 
 
 def run(count):

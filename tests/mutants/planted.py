@@ -9,6 +9,7 @@ from . import (
     forward,
     host,
     native,
+    retrieval,
     sweep,
     training,
 )
@@ -26,6 +27,7 @@ FILES = (
     sweep,
     eager,
     native,
+    retrieval,
 )
 MUTANTS = [mutant for file in FILES for mutant in file.MUTANTS]
 
