@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import inspect
 import json
 import re
 import shlex
@@ -130,6 +131,16 @@ def test_every_key_is_in_the_configuration(site):
             assert paragraphs == [True, True], key.name  # what it may be, what it means
     for preset in preset_names():
         assert f'<h3 id="{preset}">' in page
+
+
+def test_every_option_is_in_the_commands(site):
+    page = (site / "commands.html").read_text()
+    for command in COMMANDS:
+        entry = re.search(rf'id="{command}">.*?(?=<h2|</article)', page, re.S)
+        module = import_module(f"remi_fast.cli.{command}")
+        source = inspect.getsource(module.add_arguments)
+        options = re.findall(r"add_argument\(\s*\"(--[a-z-]+)", source)
+        assert options and all(f"<code>{option}" in entry[0] for option in options), command
 
 
 def test_numbers_are_those_of_the_readme(site):

@@ -3,13 +3,16 @@
 import dataclasses
 import json
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
 import docstring_parser
 import yaml
+from jsonargparse import ArgumentParser
 
 from remi_fast import config
+from remi_fast.cli import COMMANDS
 from remi_fast.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +95,55 @@ def _preset(preset: str) -> str:
     ]
     table = "\n".join(["| key | preset | default |", "|---|---|---|", *rows])
     return f"### {preset}\n\n{comment}\n\n{table if rows else 'The defaults.'}\n"
+
+
+_COMMANDS = """\
+# Commands
+
+What `remi-fast COMMAND --help` says, generated from `remi_fast/cli/`. A command ends with status 0;
+1 where it failed, 2 for wrong options or settings, 130 after Ctrl-C.
+"""
+
+
+def commands() -> str:
+    """The options of every command, but for the configuration keys."""
+    return "\n".join([_COMMANDS, *map(_command, COMMANDS)])
+
+
+def _command(name: str) -> str:
+    module = import_module(f"remi_fast.cli.{name}")
+    parser = ArgumentParser(add_help=False)
+    module.add_arguments(parser)
+    theirs = {f"--{section.name}" for section in dataclasses.fields(config.Config)}
+    theirs.add("--print_config")  # jsonargparse's own
+    rows, keys = [], ""
+    for action in parser._actions:
+        option = action.option_strings[0] if action.option_strings else action.dest.upper()
+        if "." in option:
+            keys = "\nAnd every key of the [Configuration](../remi_fast/config.py) as an option.\n"
+        elif option not in theirs:
+            rows.append(f"| `{_usage(option, action)}` | {_help(action)} |")
+    table = "\n".join(["| | |", "|---|---|", *rows]) + "\n" if rows else ""
+    about = (module.__doc__ or "").replace("*", "\\*")
+    return f"## {name}\n\n{about}\n\n{table}{keys}"
+
+
+def _usage(option: str, action: Any) -> str:
+    values = "" if action.nargs == 0 or not action.option_strings else " " + _value(action)
+    return option + values + (" ..." if action.nargs == "+" else "")
+
+
+def _value(action: Any) -> str:
+    if action.choices:
+        return "{" + ",".join(map(str, action.choices)) + "}"
+    return str(action.metavar or action.dest.upper())
+
+
+def _help(action: Any) -> str:
+    default = action.default if isinstance(action.default, list) else [action.default]
+    shown = action.nargs != 0 and default not in ([], [None])
+    end = f" (default: {' '.join(map(str, default))})" if shown else ""
+    return (action.help or "").replace("|", "\\|") + end
 
 
 def benchmarks() -> str:

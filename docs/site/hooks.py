@@ -17,9 +17,14 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[2]
 OUTSIDE = "repository"
 PAGES = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "bench/README.md")
-MADE = {"configuration.md": generated.configuration, "benchmarks.md": generated.benchmarks}
+MADE = {
+    "configuration.md": generated.configuration,
+    "commands.md": generated.commands,
+    "benchmarks.md": generated.benchmarks,
+}
 MADE_FROM = {
     ROOT / "remi_fast/config.py": "configuration.md",
+    ROOT / "remi_fast/cli": "commands.md",
     ROOT / "README.md": "benchmarks.md",
     ROOT / "bench/results": "benchmarks.md",
 }
