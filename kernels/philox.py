@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from .checks import check_whole
 
-# The third word of the counter: what a number is used for. csrc/philox.hpp has the same list.
+# The third word of the counter: what a number is used for. csrc/philox.hpp lists those
+# that C++ draws.
 USERS: Final = 0
 TARGETS: Final = 1
 NEGATIVES: Final = 2
@@ -27,6 +28,7 @@ ROUTING: Final = 7
 DROPOUT: Final = 8
 NEGATIVE_KEYS: Final = 9
 SELECTION: Final = 10
+RESAMPLING: Final = 11
 STREAMS: Final = {
     "USERS": USERS,
     "TARGETS": TARGETS,
@@ -39,6 +41,7 @@ STREAMS: Final = {
     "DROPOUT": DROPOUT,
     "NEGATIVE_KEYS": NEGATIVE_KEYS,
     "SELECTION": SELECTION,
+    "RESAMPLING": RESAMPLING,
 }
 
 _ROUNDS = 10

@@ -38,6 +38,9 @@ ALLOWED = {
         "models",
         "data.dataset",
         "errors",
+        "kernels.native",
+        "kernels.permutation",
+        "kernels.philox",
         "kernels.interest_search",
         "polars",
     }

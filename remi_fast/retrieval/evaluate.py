@@ -1,15 +1,19 @@
 """Metrics of a model on the held-out users of a dataset, over the whole catalogue."""
 
-from typing import Protocol
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from remi_fast.data.dataset import Dataset, EvalSplit
 from remi_fast.errors import DataError
+from remi_fast.kernels.interest_search import TopK
+from remi_fast.retrieval.diversity import candidates_for
 from remi_fast.retrieval.histories import last_items, padded
-from remi_fast.retrieval.metrics import ranking_metrics
+from remi_fast.retrieval.metrics import Ints, ranking_metrics
 from remi_fast.retrieval.search import ItemVectors, search
 
 DEFAULT_KS = (20, 50)
@@ -23,6 +27,15 @@ class UserEncoder(Protocol):
 
     def interests(self, history: Tensor, length: Tensor) -> Tensor:
         """history (n, L) int64, right-padded with 0; length (n,) -> (n, K, d)."""
+
+
+class Block(NamedTuple):
+    """Some held-out users, what was found for them, and what they went on to."""
+
+    spans: npt.NDArray[np.int64]  # (n, 3) int64, as in EvalSplit
+    found: TopK
+    targets: Ints  # of user u: targets[offsets[u]:offsets[u + 1]]
+    offsets: Ints  # (n + 1,)
 
 
 def held_out_users(dataset: Dataset, split: str) -> EvalSplit:
@@ -58,21 +71,46 @@ def evaluate(
     Raises:
         DataError: if the split has no users.
     """
+    sums: dict[str, float] = {}
+    users = 0
+    for block in blocks(
+        encoder, items, dataset, split, max(ks), max_users=max_users, exclude_seen=exclude_seen
+    ):
+        ranked = block.found.ids.numpy()
+        users += len(ranked)
+        for name, values in ranking_metrics(ranked, block.targets, block.offsets, ks).items():
+            sums[name] = sums.get(name, 0.0) + float(values.sum())
+    return {name: total / users for name, total in sums.items()} | {"users": users}
+
+
+def blocks(
+    encoder: UserEncoder,
+    items: ItemVectors,
+    dataset: Dataset,
+    split: str,
+    k: int,
+    *,
+    max_users: int | None = None,
+    exclude_seen: bool = False,
+    per_interest: bool = False,
+) -> Iterator[Block]:
+    """The held-out users with the k best items of each, or all there are, so many users at a time.
+
+    per_interest: k for each of the user's interests, the candidates of a choice among them.
+    Other arguments and errors as in `evaluate`.
+    """
     held_out = held_out_users(dataset, split)
     chosen = np.arange(len(held_out))
     if max_users is not None and max_users < len(chosen):
         chosen = np.linspace(0, len(chosen) - 1, max_users).round().astype(np.int64)
-    most = min(max(ks), items.num_items - 1)
-    sums: dict[str, float] = {}
     for begin in range(0, len(chosen), USERS_AT_ONCE):
-        start, cut, end = held_out.spans[chosen[begin : begin + USERS_AT_ONCE]].T
+        spans = held_out.spans[chosen[begin : begin + USERS_AT_ONCE]]
+        start, cut, end = spans.T
         history, length = last_items(dataset.items, start, cut, encoder.max_history)
         interests = encoder.interests(torch.from_numpy(history), torch.from_numpy(length))
         seen = torch.from_numpy(padded(dataset.items, start, cut)) if exclude_seen else None
-        ranked = search(interests, items, most, seen).ids.numpy()
+        most = candidates_for(k, interests.shape[1] if per_interest else 1, items.num_items)
+        found = search(interests, items, most, seen)
         offsets = np.concatenate([[0], np.cumsum(end - cut)])
         position = np.arange(offsets[-1]) + np.repeat(cut - offsets[:-1], end - cut)
-        targets = dataset.items[position].astype(np.int64)
-        for name, values in ranking_metrics(ranked, targets, offsets, ks).items():
-            sums[name] = sums.get(name, 0.0) + float(values.sum())
-    return {name: total / len(chosen) for name, total in sums.items()} | {"users": len(chosen)}
+        yield Block(spans, found, dataset.items[position].astype(np.int64), offsets)

@@ -98,6 +98,44 @@ def test_train_then_evaluate(trained, capsys):
     assert "recall@5" in text and "ndcg@7" in text
 
 
+def test_evaluate_in_detail(trained, tmp_path, capsys):
+    items = pl.read_parquet(trained / "items.parquet")
+    kinds = items.select("item_id", category=pl.col("item_id").str.slice(0, 2))
+    kinds.write_csv(tmp_path / "kinds.csv")
+    words = ["evaluate", str(trained), "--diversity", "0", "0.5", "--all-metrics", "--groups"]
+    assert main([*words, "--categories", str(tmp_path / "kinds.csv"), "--json"]) == 0
+    got = json.loads(capsys.readouterr().out)
+    plain = json.loads((trained / "result.json").read_text())["test"]
+    assert {name: got[name] for name in plain} == plain
+    assert {"coverage@20", "gini@50", "novelty@20", "diversity@50", "groups"} <= got.keys()
+    first, second = got["diversity"]
+    assert first["recall@50"] == plain["recall@50"] and second["coefficient"] == 0.5
+    assert second["diversity@20"] > first["diversity@20"]
+    assert main(words) == 0  # categories are clusters of the items
+    text = capsys.readouterr().out
+    assert "targets by popularity" in text and "lists by coefficient" in text
+    assert main(["evaluate", str(trained), "--groups", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out).keys() == {"split", "groups", *plain}
+
+
+def test_evaluate_against_another_run(trained, tmp_path, capsys):
+    data, other = str(trained.parent / "data"), str(tmp_path / "other")
+    assert main(["train", data, "--out", other, *SMALL, "--train.seed=5"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(trained), "--against", other, "--json"]) == 0
+    got = json.loads(capsys.readouterr().out)
+    mine = json.loads((trained / "result.json").read_text())["test"]
+    others = json.loads((tmp_path / "other" / "result.json").read_text())["test"]
+    assert (got["users"], got["identical"]) == (mine["users"], False)
+    for name in mine.keys() - {"users"}:
+        assert got[name]["first"] == pytest.approx(mine[name])
+        assert got[name]["difference"] == pytest.approx(mine[name] - others[name])
+        assert got[name]["low"] <= got[name]["difference"] <= got[name]["high"]
+    assert main(["evaluate", str(trained), "--against", other]) == 0
+    text = capsys.readouterr().out
+    assert "95 % interval" in text and "identical" not in text
+
+
 def test_train_refuses_an_existing_run_and_resumes_it(trained, capsys):
     before = (trained / "metrics.jsonl").read_text()
     data = str(trained.parent / "data")

@@ -52,7 +52,7 @@ def test_cpp_draws_the_same_words(seed, step):
 
 
 def test_streams_are_the_same_and_distinct():
-    assert C.STREAMS == philox.STREAMS
+    assert C.STREAMS.items() <= philox.STREAMS.items()
     assert len(set(philox.STREAMS.values())) == len(philox.STREAMS)
 
 

@@ -4,7 +4,9 @@ from .killers import group
 
 FOUND = "tests/kernels/test_interest_search.py::test_"
 WHOLE = f"{FOUND}whole_numbers_are_found_as_the_formula_finds_them"
-ODD, SIXTEEN = f"{WHOLE}[shape2-9-small]", f"{WHOLE}[shape4-9-as lanes]"
+ODD = f"{WHOLE}[shape2-9-small]"
+ONE_PIECE = f"{WHOLE}[shape2-9-one]"
+MANY = f"{FOUND}float32_error_budget[shape0-1.0]"
 NEAR = f"{FOUND}float32_error_budget[shape1-1.0]"
 ALIKE = f"{FOUND}same_bits_for_any_threads_and_pieces"
 
@@ -21,7 +23,7 @@ SEARCHING = group(
      "            const typename V::Float value = V::load(scores[k]",
      "for (int64_t k = 1; k < num_interests - 1; ++k) {\n"
      "            const typename V::Float value = V::load(scores[k]"),
-    ("the second half of a panel", ODD,
+    ("the second half of a panel", MANY,
      "above |= (typename V::Bits)(most > V::all(threshold));",
      "above = (typename V::Bits)(most > V::all(threshold));"),
     ("lanes without an item", f"{FOUND}nobody_and_nothing[4-0]",
@@ -29,7 +31,7 @@ SEARCHING = group(
      "            const int64_t size = std::min(kLanes, count - start);",
      "for (int64_t start = 0; start <= count; start += kLanes) {\n"
      "            const int64_t size = kLanes;"),
-    ("ids of the panel before", ODD,
+    ("ids of the panel before", ONE_PIECE,
      "first_id + start, group, scores.data());",
      "first_id, group, scores.data());"),
     ("another user's threshold", ALIKE,
@@ -38,7 +40,7 @@ SEARCHING = group(
     ("dimensions past 64 replace the first", NEAR,
      "multiply<V, ROWS, true>(count, interests + d,",
      "multiply<V, ROWS, false>(count, interests + d,"),
-    ("users beyond the block", f"{FOUND}same_bits_for_any_threads_and_pieces",
+    ("users beyond the block", ALIKE,
      "std::min(user + block, end)",
      "std::min(user + block - 1, end)"),
     ("seen items as they came", ODD,
@@ -47,10 +49,10 @@ SEARCHING = group(
     ("seen items of the first user", ODD,
      "const auto seen = seen_.begin() + user * num_seen_;",
      "const auto seen = seen_.begin();"),
-    ("one too few are kept", ALIKE,
+    ("one too few are kept", MANY,
      "best.items.resize(k_);\n    best.threshold",
      "best.items.resize(k_ - 1);\n    best.threshold"),
-    ("a threshold of the best", ALIKE,
+    ("a threshold of the best", MANY,
      "best.threshold = best.items.back().score;",
      "best.threshold = std::max_element(best.items.begin(), best.items.end(),\n"
      "        [](auto& a, auto& b) { return a.score < b.score; })->score;"),

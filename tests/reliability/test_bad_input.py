@@ -17,11 +17,27 @@ import pytest
 from remi_fast.cli import main
 from tests.conftest import interactions
 
-from .bad_input import arguments, losses, raw_files, recommendations, runs, settings, sweeps
+from .bad_input import (
+    arguments,
+    evaluations,
+    losses,
+    raw_files,
+    recommendations,
+    runs,
+    settings,
+    sweeps,
+)
 from .bad_input.case import SMALL
 
 ROOT = Path(__file__).parent.parent.parent
-COMMANDS = [*raw_files.CASES, *settings.CASES, *runs.CASES, *recommendations.CASES, *sweeps.CASES]
+COMMANDS = [
+    *raw_files.CASES,
+    *settings.CASES,
+    *runs.CASES,
+    *recommendations.CASES,
+    *sweeps.CASES,
+    *evaluations.CASES,
+]
 CALLS = [*losses.CASES, *arguments.CASES]
 ALONE = {"NUL bytes alone", "an unknown key", "YAML that is not UTF-8", "where nothing can be read"}
 WORLD = [
@@ -30,6 +46,7 @@ WORLD = [
     f"train raw.parquet --out run {SMALL}",
     f"train data --out wider {SMALL} --model.dim=16",
     f"train data --out fewer {SMALL} --model.num_interests=1",
+    f"train other --out otherwise {SMALL}",
     f"train data --out weightless {SMALL} --train.checkpoints=none",
 ]
 
