@@ -178,13 +178,20 @@ def run_blocks(page):
     return defined
 
 
-def test_library(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    defined = run_blocks("library.md")
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """What library.md defines, and the folder it left runs/demo in."""
+    folder = tmp_path_factory.mktemp("library")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return run_blocks("library.md"), folder
+
+
+def test_library(library):
+    defined, _ = library
     assert defined["recommended"]["rank"].to_list() == [1, 2, 3, 4, 5]
     assert defined["result"]["test"]["recall@50"] > 0.2
-    loss = defined["loss"]
-    again = loss(
+    again = defined["loss"](
         defined["interests"],
         defined["target_ids"],
         defined["item_embedding"].weight,
@@ -192,7 +199,13 @@ def test_library(tmp_path, monkeypatch, capsys):
         step=0,
     )
     torch.testing.assert_close(again, defined["total"])  # the page says that they are the same
-    assert "exists already" in capsys.readouterr().out
+
+
+def test_evaluation(library, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(library[1] / "runs/demo", "runs/beauty")
+    found = run_blocks("evaluation.md")["found"]
+    assert set(found) >= {"metrics", "groups", "diversity"}
 
 
 def test_extending(tmp_path, monkeypatch):
