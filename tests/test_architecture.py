@@ -33,6 +33,21 @@ ALLOWED = {
         "kernels.self_attentive",
     }
     | OUTSIDE,
+    "remi_fast/report": {
+        "report",
+        "config",
+        "data.dataset",
+        "errors",
+        "files",
+        "kernels.reference",
+        "models",
+        "retrieval",
+        "training",
+        "__version__",
+        "",
+        "matplotlib",
+    }
+    | OUTSIDE,
     "remi_fast/retrieval": {
         "retrieval",
         "models",
@@ -131,6 +146,7 @@ def test_nothing_imports_bench_or_tests():
     [
         ("import remi_fast", {"torch", "polars", "numpy"}),
         ("from remi_fast.cli import main; main(['train', '--help'])", {"torch", "polars"}),
+        ("from remi_fast.cli import main; main(['report', '--help'])", {"torch", "matplotlib"}),
         ("from remi_fast import api", {"polars", "faiss", "rich"}),
     ],
 )

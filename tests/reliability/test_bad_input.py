@@ -23,6 +23,7 @@ from .bad_input import (
     losses,
     raw_files,
     recommendations,
+    reports,
     runs,
     settings,
     sweeps,
@@ -37,6 +38,7 @@ COMMANDS = [
     *recommendations.CASES,
     *sweeps.CASES,
     *evaluations.CASES,
+    *reports.CASES,
 ]
 CALLS = [*losses.CASES, *arguments.CASES]
 ALONE = {"NUL bytes alone", "an unknown key", "YAML that is not UTF-8", "where nothing can be read"}
