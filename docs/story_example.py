@@ -1,4 +1,4 @@
-"""The whole story on the demo data: prepare, train plain and REMI, compare, recommend."""
+"""The whole story on the demo data: prepare, train plain and REMI, compare, recommend, report."""
 
 import sys
 import tempfile
@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 import remi_fast
+from remi_fast.cli import main
 from remi_fast.config import load_config, preset_path
 from remi_fast.data.demo import demo_interactions
 from remi_fast.data.prepare import prepare
@@ -44,3 +45,7 @@ with tempfile.TemporaryDirectory() as name:
     items = ["topic-003-item-01", "topic-003-item-02", "topic-017-item-00", "no such item"]
     histories = pl.DataFrame({"user_id": "somebody", "item_id": items})
     show("recommended", recommender.recommend(histories, k=8, exclude_seen=True))
+
+    # A page to look at (it needs the extra `report`), as every command from Python.
+    main(["report", f"{folder}/plain", f"{folder}/remi", "--out", f"{folder}/report.html"])
+    show("report, bytes", (folder / "report.html").stat().st_size)

@@ -33,3 +33,4 @@ def test_the_whole_story():
     told = dict(line.split(": ", 1) for line in lines("story_example", "300") if ": " in line)
     assert told["users, items, interactions"] == "[8000, 5438, 198388]"
     assert float(told["remi, test recall@50"]) > float(told["plain, test recall@50"]) + 0.02
+    assert int(told["report, bytes"]) > 100_000
