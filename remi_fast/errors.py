@@ -39,6 +39,10 @@ class NonFiniteError(RemiFastError, ArithmeticError):
     """A loss or gradient that is not finite; raised before any parameter was updated."""
 
 
+class ExportError(RemiFastError):
+    """An exported encoder that does not compute what the trained model does."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """ "; did you mean X?" for the nearest of the known words, or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

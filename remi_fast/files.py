@@ -12,9 +12,12 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from remi_fast.errors import CorruptFileError, StorageError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 CHECKSUM_CHUNK = 4 << 20  # bytes covered by one CRC-32, so that an error can name an offset
 MAX_JSON = 16 << 20  # bytes of a manifest: the checksums of 3 TB
@@ -77,6 +80,20 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     write_file(path, lambda p: p.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8"))
+
+
+def write_npy(path: Path, array: "npt.NDArray[Any]") -> None:
+    """np.save, but an error where the last bytes find no room: they wait in a buffer of C there.
+
+    Not atomic by itself: for files of a `new_folder`.
+    """
+    import numpy as np
+
+    array = np.ascontiguousarray(array)
+    with open(path, "wb") as file:
+        header = np.lib.format.header_data_from_array_1_0(array)
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(array.data)
 
 
 @contextmanager

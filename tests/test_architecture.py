@@ -23,6 +23,21 @@ ALLOWED = {
         "rich",
     }
     | OUTSIDE,
+    "remi_fast/export": {
+        "export",
+        "training.run_folder",
+        "training.trainer",
+        "models.recommender",
+        "data.dataset",
+        "config",
+        "errors",
+        "files",
+        "polars",
+        "safetensors",
+        "faiss",
+        "onnxruntime",
+    }
+    | OUTSIDE,
     "remi_fast/models": {
         "models",
         "config",
@@ -148,6 +163,8 @@ def test_nothing_imports_bench_or_tests():
         ("from remi_fast.cli import main; main(['train', '--help'])", {"torch", "polars"}),
         ("from remi_fast.cli import main; main(['report', '--help'])", {"torch", "matplotlib"}),
         ("from remi_fast import api", {"polars", "faiss", "rich"}),
+        ("from remi_fast import export", {"torch", "polars", "faiss", "onnx", "onnxruntime"}),
+        ("from remi_fast.cli import main; main(['export', '--help'])", {"torch", "polars"}),
     ],
 )
 def test_light_imports(code, heavy):

@@ -10,6 +10,7 @@ MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "mar
 BUILTINS = {"eval", "exec", "compile", "__import__"}
 FUNCTIONS = {
     "torch": {"load", "save"},
+    "torch.export": {"load"},  # unpickles where the file says so
     "torch.jit": {"load", "save"},
     "yaml": {"load", "load_all", "full_load", "full_load_all", "unsafe_load", "unsafe_load_all"},
 }
@@ -76,6 +77,7 @@ def test_no_source_can_run_what_a_file_says(room):
         "x = torch.load(path, weights_only=True)",
         "torch.save(x, path)",
         "f = torch.jit.load",
+        "torch.export.load(path)",
         "np.load(path)",
         "numpy.load(path, mmap_mode='r', allow_pickle=True)",
         "np.save(path, x)",

@@ -14,6 +14,7 @@ COMMANDS = {
     "sweep": "train many settings with several seeds, and compare",
     "evaluate": "recall, hit rate and ndcg of a trained model",
     "recommend": "recommend items for histories of known or new users",
+    "export": "write a trained model as files for other programs",
     "report": "compare runs on one HTML page with figures",
     "info": "versions, hardware, and what each backend can do",
 }

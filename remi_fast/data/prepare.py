@@ -258,15 +258,6 @@ def _lengths(offsets: npt.NDArray[np.int64]) -> dict[str, float]:
     }
 
 
-def _save(path: Path, array: Array) -> None:
-    """np.save, but an error where the last bytes find no room: they wait in a buffer of C there."""
-    array = np.ascontiguousarray(array)
-    with open(path, "wb") as file:
-        header = np.lib.format.header_data_from_array_1_0(array)
-        np.lib.format.write_array_header_1_0(file, header)
-        file.write(array.data)
-
-
 def _write(
     out: Path, indexed: _Indexed, split: Split, settings: dict[str, Any], summary: dict[str, Any]
 ) -> None:
@@ -286,7 +277,7 @@ def _write(
     )
     with files.new_folder(out) as folder:
         for name in ARRAYS:
-            _save(folder / name, arrays[name])
+            files.write_npy(folder / name, arrays[name])
         for name, table in zip(TABLES, (item_table, user_table), strict=True):
             try:
                 table.write_parquet(folder / name)

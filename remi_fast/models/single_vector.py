@@ -60,7 +60,7 @@ class GRUExtractor(Extractor):
         if step is not None:
             history = history * self._kept(history, step)
         states, _ = self.gru(history)
-        last = states[torch.arange(len(states)), (length.long() - 1).clamp_min(0)]
+        last = states[torch.arange(states.shape[0]), (length.long() - 1).clamp_min(0)]
         vector = self.linear(last) * (length > 0)[:, None]
         return vector[:, None], None
 

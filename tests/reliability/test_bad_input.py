@@ -20,6 +20,7 @@ from tests.conftest import interactions
 from .bad_input import (
     arguments,
     evaluations,
+    exports,
     losses,
     raw_files,
     recommendations,
@@ -39,8 +40,9 @@ COMMANDS = [
     *sweeps.CASES,
     *evaluations.CASES,
     *reports.CASES,
+    *exports.COMMANDS,
 ]
-CALLS = [*losses.CASES, *arguments.CASES]
+CALLS = [*losses.CASES, *arguments.CASES, *exports.CALLS]
 ALONE = {"NUL bytes alone", "an unknown key", "YAML that is not UTF-8", "where nothing can be read"}
 WORLD = [
     "prepare raw.parquet --out data",

@@ -1,0 +1,74 @@
+"""The item vectors as files: safetensors, Parquet, a faiss index."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from remi_fast.errors import ConfigError, StorageError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Floats = npt.NDArray[np.float32]
+
+NAME = "item_embeddings"  # of the tensor in the safetensors file
+
+
+def save_safetensors(vectors: Floats, path: Path) -> None:
+    """One tensor, `item_embeddings` (I, d) float32; row 0 is padding."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    try:
+        save_file({NAME: vectors}, path)
+    except SafetensorError as error:
+        raise StorageError(f"{path}: cannot be written ({error})") from error
+    path.chmod(0o666 & ~_umask())  # safetensors makes it for its owner alone
+
+
+def save_parquet(vectors: Floats, items: "pl.DataFrame", path: Path) -> None:
+    """item_id, index, vector (d float32, a list of fixed size): one row an item, no padding.
+
+    items: item_id and index, in the order of the index.
+    """
+    import polars as pl
+
+    dim = pl.Array(pl.Float32, vectors.shape[1])
+    vector = pl.Series("vector", vectors[1:], dtype=dim)
+    table = items.select("item_id", "index").with_columns(vector)
+    try:
+        table.write_parquet(path)
+    except pl.exceptions.PolarsError as error:
+        raise StorageError(f"{path}: cannot be written ({error})") from error
+
+
+def save_index(vectors: Floats, factory: str, path: Path) -> None:
+    """A faiss index of inner products, whose ids are the rows 1..I-1 of `vectors`.
+
+    Raises ConfigError for a factory string that faiss does not know, or that needs more items.
+    """
+    import faiss
+
+    items = vectors[1:]
+    try:
+        index = faiss.index_factory(items.shape[1], f"IDMap,{factory}", faiss.METRIC_INNER_PRODUCT)
+        index.train(items)
+        index.add_with_ids(items, np.arange(1, len(vectors)))
+    except RuntimeError as error:
+        reason = str(error).rsplit(":", 1)[-1].strip()
+        raise ConfigError(
+            f"--faiss: got {factory!r}, expected a factory string of faiss for {len(items)} items "
+            f"of {items.shape[1]} dimensions, such as Flat or HNSW32 ({reason:.200})"
+        ) from None
+    with open(path, "wb") as file:  # faiss.write_index does not say when the disk is full
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
+
+
+def _umask() -> int:
+    """The process's, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
