@@ -1,4 +1,4 @@
-"""The whole story on the demo data: prepare, train plain and REMI, compare, recommend, report."""
+"""The whole story on the demo data: prepare, train, compare, recommend, export, report."""
 
 import sys
 import tempfile
@@ -12,6 +12,7 @@ from remi_fast.cli import main
 from remi_fast.config import load_config, preset_path
 from remi_fast.data.demo import demo_interactions
 from remi_fast.data.prepare import prepare
+from remi_fast.export import export_run
 from remi_fast.retrieval.evaluate import evaluate
 
 
@@ -45,6 +46,10 @@ with tempfile.TemporaryDirectory() as name:
     items = ["topic-003-item-01", "topic-003-item-02", "topic-017-item-00", "no such item"]
     histories = pl.DataFrame({"user_id": "somebody", "item_id": items})
     show("recommended", recommender.recommend(histories, k=8, exclude_seen=True))
+
+    # Files for other programs. With the extras `faiss` and `export`, also an index and ONNX.
+    exported = export_run(folder / "remi", folder / "exported", ["safetensors", "npy", "torch"])
+    show("exported", sorted(exported.manifest["files"]))
 
     # A page to look at (it needs the extra `report`), as every command from Python.
     main(["report", f"{folder}/plain", f"{folder}/remi", "--out", f"{folder}/report.html"])

@@ -34,3 +34,4 @@ def test_the_whole_story():
     assert told["users, items, interactions"] == "[8000, 5438, 198388]"
     assert float(told["remi, test recall@50"]) > float(told["plain, test recall@50"]) + 0.02
     assert int(told["report, bytes"]) > 100_000
+    assert "user_encoder.pt2" in told["exported"]
