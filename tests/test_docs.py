@@ -190,6 +190,8 @@ def library(tmp_path_factory):
 def test_library(library):
     defined, _ = library
     assert defined["recommended"]["rank"].to_list() == [1, 2, 3, 4, 5]
+    assert set(defined["filtered"]["item_id"]) <= set(defined["allowed"])
+    assert defined["by_faiss"].height == defined["diverse"].height == 5
     assert defined["result"]["test"]["recall@50"] > 0.2
     again = defined["loss"](
         defined["interests"],
