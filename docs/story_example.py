@@ -42,10 +42,13 @@ with tempfile.TemporaryDirectory() as name:
     metrics = evaluate(model, model, data, "test", ks=(10, 100), exclude_seen=True)
     show("remi, without seen items", {name: round(value, 4) for name, value in metrics.items()})
 
-    # Somebody new: a history is enough. Items the model does not know are left out.
+    # Somebody new: a history is enough. Items the model does not know are left out. With a
+    # diversity the list has more of the catalogue's clusters, or of categories of your own.
     items = ["topic-003-item-01", "topic-003-item-02", "topic-017-item-00", "no such item"]
     histories = pl.DataFrame({"user_id": "somebody", "item_id": items})
-    show("recommended", recommender.recommend(histories, k=8, exclude_seen=True))
+    for diversity in (0.0, 1.0):
+        found = recommender.recommend(histories, k=8, exclude_seen=True, diversity=diversity)
+        show(f"recommended with diversity {diversity}", found["item_id"].to_list())
 
     # Files for other programs. With the extras `faiss` and `export`, also an index and ONNX.
     exported = export_run(folder / "remi", folder / "exported", ["safetensors", "npy", "torch"])

@@ -21,6 +21,7 @@ from jsonargparse import ArgumentParser
 from remi_fast.cli import COMMANDS
 from remi_fast.config import Config, parse, preset_names
 from remi_fast.errors import ConfigError
+from remi_fast.export import export_run
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -168,12 +169,12 @@ def published_checkpoint():
     return {name: torch.randn(*shape, generator=generator) for name, shape in shapes.items()}
 
 
-def run_blocks(page):
-    """Run the Python blocks of a page, one after another; return what they defined."""
+def run_blocks(page, first=None):
+    """Run the (first) Python blocks of a page, one after another; return what they defined."""
     blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.M | re.S)
     assert blocks
     defined = {}
-    for number, block in enumerate(blocks, 1):
+    for number, block in enumerate(blocks[:first], 1):
         exec(compile(block, f"{page}, block {number}", "exec"), defined)
     return defined
 
@@ -190,6 +191,8 @@ def library(tmp_path_factory):
 def test_library(library):
     defined, _ = library
     assert defined["recommended"]["rank"].to_list() == [1, 2, 3, 4, 5]
+    assert set(defined["filtered"]["item_id"]) <= set(defined["allowed"])
+    assert defined["by_faiss"].height == defined["diverse"].height == 5
     assert defined["result"]["test"]["recall@50"] > 0.2
     again = defined["loss"](
         defined["interests"],
@@ -206,6 +209,13 @@ def test_evaluation(library, tmp_path, monkeypatch):
     shutil.copytree(library[1] / "runs/demo", "runs/beauty")
     found = run_blocks("evaluation.md")["found"]
     assert set(found) >= {"metrics", "groups", "diversity"}
+
+
+def test_export(library, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    export_run(library[1] / "runs/demo", "exported")
+    export = run_blocks("export.md", first=1)["export"]
+    assert export.items.height == len(export.item_embeddings()) - 1
 
 
 def test_extending(tmp_path, monkeypatch):

@@ -35,3 +35,6 @@ def test_the_whole_story():
     assert float(told["remi, test recall@50"]) > float(told["plain, test recall@50"]) + 0.02
     assert int(told["report, bytes"]) > 100_000
     assert "user_encoder.pt2" in told["exported"]
+    lists = [told[f"recommended with diversity {coefficient}"] for coefficient in (0.0, 1.0)]
+    assert lists[0] != lists[1]
+    assert all("topic-003-item-01" not in each for each in lists)  # seen

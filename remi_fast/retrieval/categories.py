@@ -29,12 +29,12 @@ VALUES_AT_ONCE = 4 << 20  # distances held at a time: 16 MiB
 Categories = npt.NDArray[np.int64]
 
 
-def read_categories(path: Path, item_table: "pl.DataFrame") -> Categories:
-    """Categories of the items of a model, from a Parquet or CSV file.
+def read_categories(source: "Path | pl.DataFrame", item_table: "pl.DataFrame") -> Categories:
+    """Categories of the items of a model, from a table or its Parquet or CSV file.
 
     Args:
-        path: a file with columns item_id and category (whole numbers or text); a row an item. Ids
-            are cast to the type of the training data's; unknown ones are ignored.
+        source: columns item_id and category (whole numbers or text); a row an item. Ids are cast
+            to the type of the training data's; unknown ones are ignored.
         item_table: item_id and index (1..I-1), one row an item of the model.
 
     Returns:
@@ -48,7 +48,9 @@ def read_categories(path: Path, item_table: "pl.DataFrame") -> Categories:
     """
     import polars as pl
 
-    frame = _read(path)
+    path = source if isinstance(source, Path) else "categories"
+    frame = _read(source) if isinstance(source, Path) else source
+    _check(path, frame)
     dtype = item_table.schema["item_id"]
     rows = frame.select(pl.col("item_id").cast(dtype, strict=False), "category").unique()
     rows = rows.drop_nulls().join(item_table.select("item_id", "index"), on="item_id")
@@ -92,6 +94,12 @@ def _read(path: Path) -> "pl.DataFrame":
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         text = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{path}: cannot be read as {path.suffix}: {text:.200}") from None
+    return frame
+
+
+def _check(path: Path | str, frame: "pl.DataFrame") -> None:
+    import polars as pl
+
     for column in ("item_id", "category"):
         if column not in frame.columns:
             raise DataError(
@@ -101,7 +109,6 @@ def _read(path: Path) -> "pl.DataFrame":
         dtype = frame.schema[column]
         if not (dtype.is_integer() or isinstance(dtype, pl.String | pl.Categorical | pl.Enum)):
             raise DataError(f"{path}: {column} is of type {dtype}, expected whole numbers or text")
-    return frame
 
 
 def default_clusters(num_items: int) -> int:

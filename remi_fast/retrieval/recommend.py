@@ -1,24 +1,275 @@
 """Recommendations for histories of known or new users: raw ids in, raw ids out."""
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from remi_fast.errors import DataError, listed, nearest, shown
+from remi_fast.kernels.interest_search import TopK
 from remi_fast.models.recommender import MultiInterestModel
+from remi_fast.retrieval import categories as item_categories
+from remi_fast.retrieval.diversity import candidates_for, check_coefficient, diversify
 from remi_fast.retrieval.evaluate import USERS_AT_ONCE
 from remi_fast.retrieval.histories import last_items, padded
-from remi_fast.retrieval.search import search
+from remi_fast.retrieval.search import Chosen, ItemVectors, search
 
 if TYPE_CHECKING:
     import polars as pl
 
+AUTO, EXACT = "auto", "exact"
+APPROXIMATE_FROM = 2_000_000  # items, for the engine "auto"
+
 logger = logging.getLogger(__name__)
 
 
-def _check_histories(histories: "pl.DataFrame") -> None:
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for each user, checked."""
+
+    k: int
+    exclude_seen: bool
+    diversity: float
+    items: ItemVectors  # the catalogue, or a choice of it
+    engine: str  # "exact", or a factory string of faiss
+    categories: Tensor | None  # (I,) int64, where diversity is asked for
+
+
+@dataclass(frozen=True)
+class Known:
+    """What histories have of the model's items."""
+
+    frame: "pl.DataFrame"  # user_id and index of the known items, in order of time
+    ignored: int  # interactions with unknown items
+    lost: int  # users of whom nothing is known
+
+
+class Recommender:
+    """A trained model with the raw item ids it was trained on; made by `remi_fast.load(run)`."""
+
+    def __init__(self, model: MultiInterestModel, item_table: "pl.DataFrame") -> None:
+        """item_table: columns item_id and index (1..I-1), one row an item of the model."""
+        if item_table.height != model.num_items - 1:
+            raise DataError(
+                f"item table: got {item_table.height} items, expected {model.num_items - 1}"
+            )
+        self.model = model
+        self.item_table = item_table.sort("index")
+        self._clusters: Tensor | None = None
+        self._indexes: dict[str, Any] = {}  # FaissSearch by factory string
+
+    def recommend(
+        self,
+        histories: "pl.DataFrame",
+        k: int = 50,
+        exclude_seen: bool = False,
+        diversity: float = 0.0,
+        *,
+        filter: "Iterable[int | str] | pl.Series | None" = None,
+        categories: "str | Path | pl.DataFrame | None" = None,
+        engine: str = AUTO,
+    ) -> "pl.DataFrame":
+        """The k best items for each user.
+
+        Args:
+            histories: columns user_id and item_id (raw ids, cast to the type of the training
+                data's) and, unless the rows are in order of time already, timestamp. The users
+                need not have been trained on. The most recent `max_history` items count.
+            k: how many items, >= 1; fewer where the catalogue has fewer.
+            exclude_seen: never recommend an item of the user's history.
+            diversity: >= 0, in the unit of the scores: how much a pair of items of different
+                categories in the list is worth (ComiRec's aggregation, over the K k best items).
+            filter: raw ids of the items that may be recommended; all if None. Searched exactly.
+            categories: a table, or a .parquet or .csv file, of item_id and category; clusters of
+                the item vectors if None. Used where diversity > 0.
+            engine: "exact"; a factory string of faiss, as "IVF1024,Flat" or "HNSW32" (the extra
+                `faiss`), tuned to a recall of 0.99 of exact search on the first users; or "auto",
+                exact for catalogues below 2 million items or with a filter.
+
+        Returns:
+            user_id, rank (from 1), item_id, score (float32), interest (from 0: the user's vector
+            that retrieved the item); users in the order they first occur, best item first.
+
+        Items that were not in the training data are ignored, with a logged warning; users of whom
+        nothing is left get no rows, also with a warning.
+
+        Raises:
+            ValueError: k < 1, diversity < 0, or no item of the filter is known. TypeError:
+            histories are no polars.DataFrame, or k no whole number. ConfigError: the engine cannot
+            be used. DataError: a column is missing, of a type that fits no id or time, or has nulls
+            (item_id may: such an item is an unknown one); or no item of any user is known.
+        """
+        wish = self.wish(k, exclude_seen, diversity, filter, categories, engine)
+        check_histories(histories)
+        known = self.known(histories)
+        self.check_known(histories, known)
+        report_unknown(known.ignored, histories.height, known.lost)
+        return self.grant(known, wish)
+
+    def wish(
+        self,
+        k: int,
+        exclude_seen: bool = False,
+        diversity: float = 0.0,
+        filter: "Iterable[int | str] | pl.Series | None" = None,
+        categories: "str | Path | pl.DataFrame | None" = None,
+        engine: str = AUTO,
+    ) -> Wish:
+        """The arguments of `recommend`, checked; raises as it does."""
+        if isinstance(k, bool) or not isinstance(k, int):
+            raise TypeError(f"k: got {k!r}, expected a whole number")
+        if k < 1:
+            raise ValueError(f"k: got {k}, expected at least 1")
+        check_coefficient(diversity)
+        items = self.model if filter is None else Chosen(self.model, self._indices(filter))
+        if engine == AUTO:
+            engine = EXACT
+            if filter is None and self.model.num_items > APPROXIMATE_FROM:
+                engine = _approximate(self.model.num_items)
+        elif engine != EXACT and filter is not None:
+            raise ValueError(
+                f"engine: got {engine!r} with a filter, expected {EXACT!r} or {AUTO!r}"
+            )
+        if engine not in (EXACT, *self._indexes):
+            from remi_fast.retrieval.faiss_index import FaissSearch
+
+            self._indexes[engine] = FaissSearch(self.model, engine)
+        labels = self._categories(categories) if diversity > 0 or categories is not None else None
+        return Wish(k, exclude_seen, diversity, items, engine, labels)
+
+    def _indices(self, filter: "Iterable[int | str] | pl.Series") -> Tensor:
+        """The known items of a filter, ascending."""
+        import polars as pl
+
+        if isinstance(filter, str | bytes):
+            raise TypeError(f"filter: got {filter!r}, expected item ids")
+        wanted = filter if isinstance(filter, pl.Series) else pl.Series(list(filter), strict=False)
+        dtype = self.item_table.schema["item_id"]
+        known = self.item_table.filter(
+            self.item_table["item_id"].is_in(wanted.cast(dtype, strict=False).implode())
+        )
+        if known.is_empty():
+            ids = self.item_table["item_id"].head(3).to_list()
+            raise ValueError(
+                f"filter: got {shown(wanted.head(3).to_list())}, {len(wanted)} ids without one of "
+                f"the training data; expected item ids of type {dtype} such as {shown(ids)}"
+            )
+        return torch.from_numpy(known["index"].to_numpy().astype(np.int64))
+
+    def _categories(self, source: "str | Path | pl.DataFrame | None") -> Tensor:
+        if source is not None:
+            source = Path(source) if isinstance(source, str) else source
+            return torch.from_numpy(item_categories.read_categories(source, self.item_table))
+        if self._clusters is None:
+            self._clusters = torch.from_numpy(item_categories.cluster(self.model))
+        return self._clusters
+
+    def known(self, histories: "pl.DataFrame") -> Known:
+        """The known items of checked histories, in order of time."""
+        import polars as pl
+
+        if "timestamp" in histories.columns:
+            histories = histories.sort("timestamp", maintain_order=True)
+        dtype = self.item_table.schema["item_id"]
+        rows = histories.select("user_id", pl.col("item_id").cast(dtype, strict=False))
+        rows = rows.join(
+            self.item_table.select("item_id", "index"),
+            on="item_id",
+            how="left",
+            maintain_order="left",
+        )
+        known = rows.filter(pl.col("index").is_not_null()).select("user_id", "index")
+        lost = rows["user_id"].n_unique() - known["user_id"].n_unique()
+        return Known(known, rows.height - known.height, lost)
+
+    def check_known(self, histories: "pl.DataFrame", known: Known) -> None:
+        """Raise DataError where nothing of the histories is known."""
+        if known.frame.is_empty():
+            dtype = self.item_table.schema["item_id"]
+            got = histories["item_id"].head(3).to_list()
+            known_ids = self.item_table["item_id"].head(3).to_list()
+            raise DataError(
+                f"histories: none of the {known.ignored} interactions is with an item of the "
+                f"training data (item ids of type {dtype}); expected at least one: "
+                f"got item_id {shown(got)}, the model knows {shown(known_ids)} and others"
+            )
+
+    def grant(self, known: Known, wish: Wish) -> "pl.DataFrame":
+        """The recommendations, as `recommend` returns them; some of the items have to be known."""
+        import polars as pl
+
+        users = known.frame.get_column("user_id").unique(maintain_order=True)
+        place = pl.DataFrame({"user_id": users, "place": np.arange(len(users))})
+        rows = known.frame.join(place, on="user_id", how="left", maintain_order="left")
+        rows = rows.sort("place", maintain_order=True)
+        items = rows.get_column("index").to_numpy()
+        ends = np.cumsum(np.bincount(rows.get_column("place").to_numpy(), minlength=len(users)))
+        starts = np.concatenate([[0], ends[:-1]])
+        blocks = []
+        for begin in range(0, len(users), USERS_AT_ONCE):
+            block = slice(begin, begin + USERS_AT_ONCE)
+            found = self._retrieve(items, starts[block], ends[block], wish)
+            blocks.append(self._named(users[block], found))
+        return pl.concat(blocks)
+
+    def _retrieve(
+        self, items: np.ndarray, starts: np.ndarray, ends: np.ndarray, wish: Wish
+    ) -> TopK:
+        """What is found for the users with the histories items[starts[u]:ends[u]]."""
+        history, length = last_items(items, starts, ends, self.model.max_history)
+        interests = self.model.interests(torch.from_numpy(history), torch.from_numpy(length))
+        seen = torch.from_numpy(padded(items, starts, ends)) if wish.exclude_seen else None
+        k = min(wish.k, wish.items.num_items - 1)
+        per_user = interests.shape[1] if wish.categories is not None else 1
+        most = candidates_for(k, per_user, wish.items.num_items)
+        if wish.engine != EXACT:
+            found: TopK = self._indexes[wish.engine].search(interests, most, seen)
+        elif isinstance(wish.items, Chosen):
+            seen = None if seen is None else wish.items.places(seen)
+            found = search(interests, wish.items, most, seen)
+            found = found._replace(ids=wish.items.ids[found.ids])
+        else:
+            found = search(interests, wish.items, most, seen)
+        if wish.categories is None:
+            return found
+        place = diversify(found.scores, wish.categories[found.ids], k, wish.diversity)
+        return TopK(*(part.gather(1, place) for part in found))
+
+    def _named(self, users: "pl.Series", found: TopK) -> "pl.DataFrame":
+        import polars as pl
+
+        real = (found.ids > 0).numpy()
+        row, column = real.nonzero()
+        return pl.DataFrame(
+            {
+                "user_id": users.gather(row),
+                "rank": (column + 1).astype(np.int32),
+                "item_id": self.item_table["item_id"].gather(found.ids.numpy()[real] - 1),
+                "score": found.scores.numpy()[real],
+                "interest": found.interest.numpy()[real].astype(np.int32),
+            }
+        )
+
+
+def _approximate(num_items: int) -> str:
+    """The engine for a large catalogue: exact where faiss is not there."""
+    from remi_fast.errors import ConfigError
+    from remi_fast.retrieval.faiss_index import default_factory, load_faiss
+
+    try:
+        load_faiss()
+    except ConfigError as error:
+        logger.info("exact search over %d items: %s", num_items - 1, error)
+        return EXACT
+    return default_factory(num_items)
+
+
+def check_histories(histories: "pl.DataFrame") -> None:
     """Raise TypeError or DataError for what cannot be histories."""
     import polars as pl
 
@@ -49,128 +300,13 @@ def _check_histories(histories: "pl.DataFrame") -> None:
             raise DataError(f"histories: {column} is null in row {row}, expected a value")
 
 
-class Recommender:
-    """A trained model with the raw item ids it was trained on; made by `remi_fast.load(run)`."""
-
-    def __init__(self, model: MultiInterestModel, item_table: "pl.DataFrame") -> None:
-        """item_table: columns item_id and index (1..I-1), one row an item of the model."""
-        if item_table.height != model.num_items - 1:
-            raise DataError(
-                f"item table: got {item_table.height} items, expected {model.num_items - 1}"
-            )
-        self.model = model
-        self.item_table = item_table.sort("index")
-
-    def recommend(
-        self, histories: "pl.DataFrame", k: int = 50, exclude_seen: bool = False
-    ) -> "pl.DataFrame":
-        """The k best items for each user, by exact search over the whole catalogue.
-
-        Args:
-            histories: columns user_id and item_id (raw ids, cast to the type of the training
-                data's) and, unless the rows are in order of time already, timestamp. The users
-                need not have been trained on. The most recent `max_history` items count.
-            k: how many items, >= 1; fewer where the catalogue has fewer.
-            exclude_seen: never recommend an item of the user's history.
-
-        Returns:
-            user_id, rank (from 1), item_id, score (float32), interest (from 0: the user's vector
-            that retrieved the item); users in the order they first occur, best item first.
-
-        Items that were not in the training data are ignored, with a logged warning; users of whom
-        nothing is left get no rows, also with a warning.
-
-        Raises:
-            ValueError: k < 1. TypeError: histories are no polars.DataFrame, or k no whole number.
-            DataError: a column is missing, of a type that fits no id or time, or has nulls (item_id
-            may: such an item is an unknown one); or no item of any user is known.
-        """
-        import polars as pl
-
-        if not isinstance(k, int):
-            raise TypeError(f"k: got {k!r}, expected a whole number")
-        if k < 1:
-            raise ValueError(f"k: got {k}, expected at least 1")
-        _check_histories(histories)
-        known = self._known(histories)
-        users = known.get_column("user_id").unique(maintain_order=True)
-        place = pl.DataFrame({"user_id": users, "place": np.arange(len(users))})
-        known = known.join(place, on="user_id", how="left", maintain_order="left")
-        known = known.sort("place", maintain_order=True)
-        items = known.get_column("index").to_numpy()
-        ends = np.cumsum(np.bincount(known.get_column("place").to_numpy(), minlength=len(users)))
-        starts = np.concatenate([[0], ends[:-1]])
-        k = min(k, self.model.num_items - 1)
-        blocks = [
-            self._block(
-                users[begin : begin + USERS_AT_ONCE],
-                items,
-                starts[begin : begin + USERS_AT_ONCE],
-                ends[begin : begin + USERS_AT_ONCE],
-                k,
-                exclude_seen,
-            )
-            for begin in range(0, len(users), USERS_AT_ONCE)
-        ]
-        return pl.concat(blocks)
-
-    def _known(self, histories: "pl.DataFrame") -> "pl.DataFrame":
-        """user_id and index of the known items, in order of time."""
-        import polars as pl
-
-        if "timestamp" in histories.columns:
-            histories = histories.sort("timestamp", maintain_order=True)
-        dtype = self.item_table.schema["item_id"]
-        rows = histories.select("user_id", pl.col("item_id").cast(dtype, strict=False))
-        rows = rows.join(
-            self.item_table.select("item_id", "index"),
-            on="item_id",
-            how="left",
-            maintain_order="left",
-        )
-        known = rows.filter(pl.col("index").is_not_null())
-        if known.is_empty():
-            got = histories["item_id"].head(3).to_list()
-            known_ids = self.item_table["item_id"].head(3).to_list()
-            raise DataError(
-                f"histories: none of the {rows.height} interactions is with an item of the "
-                f"training data (item ids of type {dtype}); expected at least one: "
-                f"got item_id {shown(got)}, the model knows {shown(known_ids)} and others"
-            )
-        if known.height < rows.height:
-            lost = rows["user_id"].n_unique() - known["user_id"].n_unique()
-            logger.warning(
-                "%d of %d interactions are with items unknown to the model and are ignored; "
-                "users without any known item, who get no recommendations: %d",
-                rows.height - known.height,
-                rows.height,
-                lost,
-            )
-        return known.select("user_id", "index")
-
-    def _block(
-        self,
-        users: "pl.Series",
-        items: np.ndarray,
-        starts: np.ndarray,
-        ends: np.ndarray,
-        k: int,
-        exclude_seen: bool,
-    ) -> "pl.DataFrame":
-        import polars as pl
-
-        history, length = last_items(items, starts, ends, self.model.max_history)
-        interests = self.model.interests(torch.from_numpy(history), torch.from_numpy(length))
-        seen = torch.from_numpy(padded(items, starts, ends)) if exclude_seen else None
-        found = search(interests, self.model, k, seen)
-        real = (found.ids > 0).numpy()
-        row, column = real.nonzero()
-        return pl.DataFrame(
-            {
-                "user_id": users.gather(row),
-                "rank": (column + 1).astype(np.int32),
-                "item_id": self.item_table["item_id"].gather(found.ids.numpy()[real] - 1),
-                "score": found.scores.numpy()[real],
-                "interest": found.interest.numpy()[real].astype(np.int32),
-            }
+def report_unknown(ignored: int, interactions: int, lost: int) -> None:
+    """Warn of what was ignored, if anything was."""
+    if ignored:
+        logger.warning(
+            "%d of %d interactions are with items unknown to the model and are ignored; "
+            "users without any known item, who get no recommendations: %d",
+            ignored,
+            interactions,
+            lost,
         )

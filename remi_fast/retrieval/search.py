@@ -8,6 +8,7 @@ dropped): whatever is in the merged top k is in the top k of the interest that s
 from collections.abc import Iterator
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from remi_fast.kernels.interest_search import TopK, interest_search
@@ -24,6 +25,36 @@ class ItemVectors(Protocol):
 
     def rows(self, start: int, end: int) -> Tensor:
         """Vectors of the rows start..end (cut off at I): (rows, d)."""
+
+    def read(self, ids: Tensor) -> Tensor:
+        """Vectors of the rows `ids` (n,) int64: (n, d)."""
+
+
+class Chosen:
+    """Some items of a catalogue as one of their own: row i + 1 is the item ids[i]."""
+
+    def __init__(self, items: ItemVectors, ids: Tensor) -> None:
+        """ids: (m,) int64, distinct, ascending, without 0."""
+        self._items = items
+        self.ids = torch.nn.functional.pad(ids, (1, 0))
+
+    @property
+    def num_items(self) -> int:
+        """m + 1, with the padding row."""
+        return len(self.ids)
+
+    def rows(self, start: int, end: int) -> Tensor:
+        """Vectors of the chosen start..end: (rows, d)."""
+        return self._items.read(self.ids[start:end])
+
+    def read(self, ids: Tensor) -> Tensor:
+        """Vectors of the chosen at `ids` (n,) int64: (n, d)."""
+        return self._items.read(self.ids[ids])
+
+    def places(self, ids: Tensor) -> Tensor:
+        """Where ids of the catalogue (any shape) are among the chosen, 0 where they are not."""
+        place = torch.searchsorted(self.ids, ids).clamp_(max=len(self.ids) - 1)
+        return torch.where(self.ids[place] == ids, place, 0)
 
 
 def search(interests: Tensor, items: ItemVectors, k: int, seen: Tensor | None = None) -> TopK:
