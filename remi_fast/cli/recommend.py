@@ -1,16 +1,18 @@
 """Recommend items for histories of known or new users: raw ids in, raw ids out. Unknown items are
 ignored; users without any known item get no recommendations, and their number is reported."""
 
-from collections.abc import Callable
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remi_fast.errors import ConfigError
+from remi_fast.errors import ConfigError, RemiFastError
 
 if TYPE_CHECKING:
     import polars as pl
     from jsonargparse import ArgumentParser
 
+    from remi_fast.data.readers import ColumnNames
+    from remi_fast.retrieval.recommend import Recommender, Wish
     from remi_fast.training.run_folder import RunFolder
 
 FORMATS = (".parquet", ".csv", ".jsonl")
@@ -30,9 +32,26 @@ def add_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument("--time-col", help="column of times (guessed; else the order counts)")
     parser.add_argument("--k", type=int, default=50, help="items per user")
     parser.add_argument(
-        "--out", help=f"file to write, or to replace: {', '.join(FORMATS)}; stdout if not given"
+        "--out",
+        help="file to write, or to replace: .parquet, .csv, .jsonl; stdout if not given. Written "
+        "part by part, for any number of users; after a kill the same command goes on",
     )
     parser.add_argument("--exclude-seen", action="store_true", help="leave history items out")
+    parser.add_argument(
+        "--diversity",
+        type=float,
+        default=0.0,
+        help="what a pair of items of different categories is worth, in the unit of the scores",
+    )
+    parser.add_argument(
+        "--categories", help="file of item_id and category (clusters of the items if not given)"
+    )
+    parser.add_argument("--filter", help="file whose column item_id has all that may come")
+    parser.add_argument(
+        "--engine",
+        default="auto",
+        help='exact, or a factory string of faiss, as "IVF1024,Flat"; auto: by the number of items',
+    )
     parser.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
 
 
@@ -41,44 +60,124 @@ def run(arguments: Any) -> int:
     from remi_fast import api
     from remi_fast.training.run_folder import RunFolder
 
-    if (arguments.histories is None) == (arguments.sample is None):
-        got = "neither" if arguments.sample is None else "both"
-        raise ConfigError(f"got {got}, expected one of --histories FILE and --sample N")
-    for name, count in (("--k", arguments.k), ("--sample", arguments.sample)):
-        if count is not None and count < 1:
-            raise ConfigError(f"{name}: got {count}, expected at least 1")
-    out = Path(arguments.out) if arguments.out else None
-    if out is not None:
-        _check_out(out, arguments.histories)
+    out = _check(arguments)
     recommender = api.load(arguments.run)
+    wish = _wish(recommender, arguments)
+    if out is not None:
+        return _stream(recommender, wish, arguments, out)
     if arguments.histories is not None:
-        columns = arguments.user_col, arguments.item_col, arguments.time_col
-        histories = _read(Path(arguments.histories), columns)
+        histories = _read(Path(arguments.histories), _columns(arguments))
     else:
         histories = _sample(RunFolder.open(Path(arguments.run)), arguments.sample)
-    recommended = recommender.recommend(histories, arguments.k, arguments.exclude_seen)
-    if out is not None:
-        _write(recommended, out)
-        users = recommended["user_id"].n_unique()
-        print(f"{out}: {recommended.height:,} recommendations for {users:,} users")
-    elif arguments.json:
+    recommended = recommender.recommend_as(histories, wish)
+    if arguments.json:
         print(recommended.write_ndjson(), end="")
     else:
         _print(histories, recommended)
     return 0
 
 
-def _check_out(out: Path, histories: str | None) -> None:
+def _check(arguments: Any) -> Path | None:
+    """The file to write. Raises ConfigError for options that make no sense."""
+    if (arguments.histories is None) == (arguments.sample is None):
+        got = "neither" if arguments.sample is None else "both"
+        raise ConfigError(f"got {got}, expected one of --histories FILE and --sample N")
+    for name, count in (("--k", arguments.k), ("--sample", arguments.sample)):
+        if count is not None and count < 1:
+            raise ConfigError(f"{name}: got {count}, expected at least 1")
+    if arguments.categories is not None and not arguments.diversity:
+        raise ConfigError("--categories: got a file, expected --diversity above 0 with it")
+    if not arguments.out:
+        return None
+    out = Path(arguments.out)
     if out.suffix not in FORMATS or out.is_dir():
         raise ConfigError(f"--out: got {str(out)!r}, expected a file name in {', '.join(FORMATS)}")
-    if histories is not None and out.exists() and out.samefile(histories):
+    if arguments.histories is not None and out.exists() and out.samefile(arguments.histories):
         raise ConfigError(f"--out: got {str(out)!r}, expected another file than --histories")
+    return out
 
 
-def _read(path: Path, columns: tuple[str | None, ...]) -> "pl.DataFrame":
-    from remi_fast.data.readers import ColumnNames, read
+def _wish(recommender: "Recommender", arguments: Any) -> "Wish":
+    chosen = None
+    if arguments.filter is not None:
+        from remi_fast.retrieval.categories import read_items
 
-    return read([path], ColumnNames(*columns)).frame
+        chosen = read_items(Path(arguments.filter))
+    try:
+        return recommender.wish(
+            arguments.k,
+            arguments.exclude_seen,
+            arguments.diversity,
+            chosen,
+            arguments.categories,
+            arguments.engine,
+        )
+    except ValueError as error:
+        raise error if isinstance(error, RemiFastError) else ConfigError(f"--{error}") from None
+
+
+def _stream(recommender: "Recommender", wish: "Wish", arguments: Any, out: Path) -> int:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from remi_fast.data.scan import scan
+    from remi_fast.retrieval.streamed import StreamedRecommendations
+    from remi_fast.training.run_folder import RunFolder
+
+    def histories(scratch: Path) -> "pl.LazyFrame":
+        if arguments.histories is None:
+            return _sample(RunFolder.open(Path(arguments.run)), arguments.sample).lazy()
+        return scan(Path(arguments.histories), _columns(arguments), scratch)
+
+    streamed = StreamedRecommendations(out, _plan(arguments))
+    if streamed.resumed:
+        print(f"{streamed.folder}: going on with what is there", file=sys.stderr)
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("recommending")
+
+        def on_progress(done: int, parts: int) -> None:
+            progress.update(task, completed=done, total=parts)
+
+        total = streamed.write(recommender, histories, wish, on_progress)
+    print(f"{out}: {total.recommendations:,} recommendations for {total.users:,} users")
+    return 0
+
+
+def _plan(arguments: Any) -> dict[str, Any]:
+    """What the recommendations depend on: the options, the files, and who split the users."""
+    import polars as pl
+
+    from remi_fast import __version__
+    from remi_fast.training.run_folder import RunFolder
+
+    best = RunFolder.open(Path(arguments.run)).best
+    names = ("histories", "categories", "filter")
+    sources = {name: getattr(arguments, name) for name in names}
+    states = {
+        name: None if path is None or not Path(path).exists() else _state(Path(path))
+        for name, path in (sources | {"weights": best}).items()
+    }
+    skipped = (*names, "out", "json", "run", "config")
+    options = {k: v for k, v in vars(arguments).items() if k not in skipped}
+    return {**options, **states, "versions": [__version__, pl.__version__]}
+
+
+def _state(path: Path) -> list[Any]:
+    stat = path.stat()
+    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
+
+
+def _columns(arguments: Any) -> "ColumnNames":
+    from remi_fast.data.readers import ColumnNames
+
+    return ColumnNames(arguments.user_col, arguments.item_col, arguments.time_col)
+
+
+def _read(path: Path, columns: "ColumnNames") -> "pl.DataFrame":
+    from remi_fast.data.readers import read
+
+    return read([path], columns).frame
 
 
 def _sample(folder: "RunFolder", count: int) -> "pl.DataFrame":
@@ -95,19 +194,6 @@ def _sample(folder: "RunFolder", count: int) -> "pl.DataFrame":
         items = item_ids.gather(dataset.items[start:cut] - 1)
         frames.append(pl.DataFrame({"user_id": user_ids[int(user)], "item_id": items}))
     return pl.concat(frames)
-
-
-def _write(frame: "pl.DataFrame", path: Path) -> None:
-    from remi_fast import files
-
-    writers: dict[str, Callable[[Path], object]] = {
-        ".parquet": frame.write_parquet,
-        ".csv": frame.write_csv,
-        ".jsonl": frame.write_ndjson,
-    }
-    with files.storing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_file(path, writers[path.suffix])
 
 
 def _print(histories: "pl.DataFrame", recommended: "pl.DataFrame") -> None:

@@ -109,7 +109,7 @@ def read(sources: Sequence[Path], names: ColumnNames) -> Interactions:
     columns: ColumnNames | None = None
     parts = []
     for path in sources:
-        found = _choose(path, _header(path, suffixes[0]), names)
+        found = choose_columns(path, names)
         if columns is not None and found != columns:
             raise DataError(
                 f"{path}: got {_describe(found)}, expected {_describe(columns)} as in {sources[0]}"
@@ -118,6 +118,11 @@ def read(sources: Sequence[Path], names: ColumnNames) -> Interactions:
         parts.append(Part(path, suffixes[0], _read_file(path, suffixes[0], found)))
     assert columns is not None
     return Interactions(_typed(parts), columns)
+
+
+def choose_columns(path: Path, names: ColumnNames) -> ColumnNames:
+    """The columns of a file that `read` would read. Raises as it does."""
+    return _choose(path, _header(path, _suffix(path)), names)
 
 
 def _suffix(path: Path) -> str:

@@ -1,7 +1,7 @@
 """Categories of items: from a file, or clusters of the item vectors where there is none."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ FORMATS = (".parquet", ".csv")
 MAX_CLUSTERS = 1000
 MAX_SAMPLE = 100_000  # item vectors that the centres are fitted to
 ITERATIONS = 20
+ITEMS_AT_ONCE = 1 << 16  # vectors read at a time
 VALUES_AT_ONCE = 4 << 20  # distances held at a time: 16 MiB
 
 Categories = npt.NDArray[np.int64]
@@ -50,7 +51,7 @@ def read_categories(source: "Path | pl.DataFrame", item_table: "pl.DataFrame") -
 
     path = source if isinstance(source, Path) else "categories"
     frame = _read(source) if isinstance(source, Path) else source
-    _check(path, frame)
+    _check(path, frame, ("item_id", "category"))
     dtype = item_table.schema["item_id"]
     rows = frame.select(pl.col("item_id").cast(dtype, strict=False), "category").unique()
     rows = rows.drop_nulls().join(item_table.select("item_id", "index"), on="item_id")
@@ -80,6 +81,13 @@ def read_categories(source: "Path | pl.DataFrame", item_table: "pl.DataFrame") -
     return categories
 
 
+def read_items(path: Path) -> "pl.Series":
+    """The item ids of a Parquet or CSV file with a column item_id. Raises DataError."""
+    frame = _read(path)
+    _check(path, frame, ("item_id",))
+    return frame["item_id"]
+
+
 def _read(path: Path) -> "pl.DataFrame":
     import polars as pl
 
@@ -97,13 +105,13 @@ def _read(path: Path) -> "pl.DataFrame":
     return frame
 
 
-def _check(path: Path | str, frame: "pl.DataFrame") -> None:
+def _check(path: Path | str, frame: "pl.DataFrame", columns: Sequence[str]) -> None:
     import polars as pl
 
-    for column in ("item_id", "category"):
+    for column in columns:
         if column not in frame.columns:
             raise DataError(
-                f"{path}: no column {column!r}; expected item_id and category "
+                f"{path}: no column {column!r}; expected {' and '.join(columns)} "
                 f"(columns found: {listed(frame.columns)})" + nearest(column, frame.columns)
             )
         dtype = frame.schema[column]
@@ -148,9 +156,8 @@ def cluster(items: ItemVectors, num_clusters: int | None = None, seed: int = 0) 
 
 def _pieces(items: ItemVectors) -> Iterator[tuple[int, Tensor]]:
     """The vectors of all items, of length 1, with the id of the first of each piece."""
-    step = 1 << 16
-    for start in range(1, items.num_items, step):
-        yield start, normalize(items.rows(start, start + step))
+    for start in range(1, items.num_items, ITEMS_AT_ONCE):
+        yield start, normalize(items.rows(start, start + ITEMS_AT_ONCE))
 
 
 def _gather(items: ItemVectors, ids: Categories) -> Tensor:

@@ -105,6 +105,10 @@ class Recommender:
             (item_id may: such an item is an unknown one); or no item of any user is known.
         """
         wish = self.wish(k, exclude_seen, diversity, filter, categories, engine)
+        return self.recommend_as(histories, wish)
+
+    def recommend_as(self, histories: "pl.DataFrame", wish: Wish) -> "pl.DataFrame":
+        """`recommend`, its other arguments checked already."""
         check_histories(histories)
         known = self.known(histories)
         self.check_known(histories, known)

@@ -6,6 +6,7 @@ from . import (
     data,
     deferred_adam,
     eager,
+    evaluation,
     forward,
     host,
     native,
@@ -26,6 +27,7 @@ FILES = (
     training,
     sweep,
     eager,
+    evaluation,
     native,
     retrieval,
 )

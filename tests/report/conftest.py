@@ -9,7 +9,7 @@ import pytest
 from remi_fast.cli import main
 from tests.conftest import interactions
 
-HOSTILE = '<img src=x onerror="alert(1)">&$x^{_\'#0072b2'
+HOSTILE = '<img src=x onerror="alert(1)">&$x^{$_\'#0072b2'
 SMALL = "--model.dim=8 --loss.num_negatives=32 --train.batch_size=32 --train.steps=400"
 RUNS = {
     HOSTILE: "--loss.beta=0 --loss.rr_lambda=0 --model.num_interests=3",

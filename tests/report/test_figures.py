@@ -144,6 +144,9 @@ def test_the_map_is_coloured_by_the_interest_that_retrieves(look, drawn):
     counts = np.zeros((dataset.num_items, 3))
     for user, top in enumerate(scores.topk(50, dim=1).indices.numpy()):
         counts[top + 1, nearest[user, top]] += 1
+    target = model.read(torch.from_numpy(dataset.items[spans[:, 1]].astype(np.int64)))
+    won = torch.einsum("nkd,nd->nk", interests, target).argmax(1)
+    np.testing.assert_allclose(probe.usage, [float((won == k).float().mean()) for k in range(3)])
     expected = np.where(counts.sum(1) > 0, counts.argmax(1), -1)[1:]
     got = probe.item_map.interest
     assert sorted(got) == sorted(expected), "a small catalogue: every item is in the map"

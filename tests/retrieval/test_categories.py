@@ -102,9 +102,13 @@ def plain_lloyd(vectors, num_clusters):
     return ((vectors[:, None] - centres) ** 2).sum(2).argmin(1)
 
 
+@pytest.mark.parametrize("repeated", [False, True])  # centres that begin equal: one is empty
 @pytest.mark.parametrize("seed", [0, 3])
-def test_against_a_plain_lloyd(seed):
+def test_against_a_plain_lloyd(seed, repeated):
     weight = torch.randn(61, 4, generator=torch.Generator().manual_seed(seed))
+    if repeated:
+        order = module.permute(np.arange(60), 60, seed=seed, step=0) + 1
+        weight[order[:3]] = weight[order[3]].clone()
     got = cluster(Table(weight), 6, seed=seed)
     order = module.permute(np.arange(60), 60, seed=seed, step=0) + 1
     unit = (weight / weight.norm(dim=1, keepdim=True)).double().numpy()
@@ -115,6 +119,7 @@ def test_pieces_and_samples(monkeypatch):
     table, group = directions()
     whole = cluster(table, 7)
     monkeypatch.setattr(module, "VALUES_AT_ONCE", 20)
+    monkeypatch.setattr(module, "ITEMS_AT_ONCE", 11)
     assert (cluster(table, 7) == whole).all()
     monkeypatch.setattr(module, "MAX_SAMPLE", 60)
     sampled = cluster(table, 40)

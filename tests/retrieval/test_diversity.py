@@ -53,6 +53,11 @@ def test_worth_is_that_of_the_paper():
     assert diversify(scores, categories, 3, 0.81).tolist() == [[0, 3, 1]]  # 0.9 < 0.1 + 0.81
 
 
+def test_a_coefficient_below_the_precision_of_the_scores_decides_between_equal_ones():
+    scores, categories = torch.ones(1, 3), torch.tensor([[4, 4, 6]])
+    assert diversify(scores, categories, 2, 1e-9).tolist() == [[0, 2]]
+
+
 @pytest.mark.parametrize("kinds", ["none", "one", "all distinct"])
 def test_plain_top_k_where_nothing_can_be_weighed(kinds):
     scores, categories = make()

@@ -7,6 +7,7 @@ import torch
 from remi_fast.errors import DataError
 from remi_fast.retrieval import evaluate as module
 from remi_fast.retrieval.evaluate import evaluate
+from remi_fast.retrieval.search import search
 
 
 class MostPopular:
@@ -51,6 +52,17 @@ def test_by_hand(monkeypatch, dataset, split, exclude_seen, at_once):
         assert got[f"recall@{k}"] == pytest.approx(by_hand(dataset, split, k, exclude_seen))
     spans = dataset.eval_split(split).spans
     assert model.histories == [dataset.items[max(s, c - 5) : c].tolist() for s, c, _ in spans]
+
+
+def test_no_more_is_searched_than_is_shown(dataset, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        module, "search", lambda *arguments: sizes.append(arguments[2]) or search(*arguments)
+    )
+    model = MostPopular(dataset.num_items)
+    evaluate(model, model, dataset, "valid", ks=(3, 7))
+    list(module.blocks(model, model, dataset, "valid", 7, per_interest=True))
+    assert sizes == [7, 14]
 
 
 def test_sample_of_users(dataset):

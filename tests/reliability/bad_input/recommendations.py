@@ -95,7 +95,7 @@ CASES = [
         "recommend to below a file",
         "recommend run --sample 1 --out raw.parquet/out.csv",
         "raw.parquet/out.csv: ",
-        "File exists: 'raw.parquet'",
+        "Not a directory: 'raw.parquet",
         "cannot be written",
     ),
     refused(
