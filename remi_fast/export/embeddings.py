@@ -2,12 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from remi_fast.errors import ConfigError, StorageError
+from remi_fast.errors import StorageError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -45,25 +45,11 @@ def save_parquet(vectors: Floats, items: "pl.DataFrame", path: Path) -> None:
         raise StorageError(f"{path}: cannot be written ({error})") from error
 
 
-def save_index(vectors: Floats, factory: str, path: Path) -> None:
-    """A faiss index of inner products, whose ids are the rows 1..I-1 of `vectors`.
-
-    Raises ConfigError for a factory string that faiss does not know, or that needs more items.
-    """
+def save_index(index: Any, path: Path) -> None:
+    """A faiss index. `faiss.write_index` to a path does not say when the disk is full."""
     import faiss
 
-    items = vectors[1:]
-    try:
-        index = faiss.index_factory(items.shape[1], f"IDMap,{factory}", faiss.METRIC_INNER_PRODUCT)
-        index.train(items)
-        index.add_with_ids(items, np.arange(1, len(vectors)))
-    except RuntimeError as error:
-        reason = str(error).rsplit(":", 1)[-1].strip()
-        raise ConfigError(
-            f"--faiss: got {factory!r}, expected a factory string of faiss for {len(items)} items "
-            f"of {items.shape[1]} dimensions, such as Flat or HNSW32 ({reason:.200})"
-        ) from None
-    with open(path, "wb") as file:  # faiss.write_index does not say when the disk is full
+    with open(path, "wb") as file:
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
 
 

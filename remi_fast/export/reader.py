@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from remi_fast.data.dataset import read_table
 from remi_fast.errors import CorruptFileError, RunFolderError
-from remi_fast.export.extras import load
 from remi_fast.export.manifest import FORMATS, ITEMS, read_manifest
+from remi_fast.extras import load
 
 if TYPE_CHECKING:
     import polars as pl
@@ -69,7 +69,7 @@ class Export:
     def index(self) -> Any:
         """The faiss index, whose ids are the item indices. Needs the extra `faiss`."""
         path = self._file("faiss")
-        return load("faiss", "faiss").read_index(str(path))
+        return load("faiss", "faiss", path.name).read_index(str(path))
 
     def has(self, format: str) -> bool:
         """Whether it was exported in this format, one of `FORMATS`."""
@@ -99,7 +99,7 @@ def load_export(folder: str | Path) -> Export:
 def onnx_encoder(path: Path, threads: int = 0) -> Encoder:
     """See `Export.user_encoder`. Raises ConfigError without onnxruntime, CorruptFileError where it
     refuses the file."""
-    onnxruntime = load("onnx", "onnxruntime")
+    onnxruntime = load("onnxruntime", "export", path.name)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     try:

@@ -13,13 +13,15 @@ from remi_fast.config import ModelConfig
 from remi_fast.data.dataset import read_table
 from remi_fast.errors import ConfigError, RunFolderError, nearest
 from remi_fast.export import embeddings, encoder
-from remi_fast.export.extras import NEEDS, require
 from remi_fast.export.manifest import FORMATS, ITEMS, write_manifest
 from remi_fast.export.reader import onnx_encoder
+from remi_fast.extras import load
 from remi_fast.models.recommender import MultiInterestModel
+from remi_fast.retrieval.faiss_index import build, load_faiss
 from remi_fast.training.run_folder import RunFolder
 from remi_fast.training.trainer import load_model, set_threads
 
+NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "faiss": ("faiss",)}  # to be written
 DEFAULT_FACTORY = "Flat"  # of the faiss index: exact
 
 
@@ -57,13 +59,23 @@ def _check(out: Path, formats: Sequence[str], faiss_factory: str | None) -> None
                 f"--formats: got {name!r}, expected some of: {', '.join(FORMATS)}"
                 + nearest(name, FORMATS)
             )
-        require(name)
+        _require(name)
     if not formats:
         raise ConfigError(f"--formats: got none, expected some of: {', '.join(FORMATS)}")
     if faiss_factory is not None and "faiss" not in formats:
         raise ConfigError(f"--faiss: got {faiss_factory!r}, expected 'faiss' among --formats")
     if out.exists():
         raise RunFolderError(f"{out}: exists already; expected a folder that is yet to be made")
+
+
+def _require(format: str) -> None:
+    try:
+        if format == "faiss":
+            load_faiss()
+        for module in NEEDS.get(format, ()):
+            load(module, "export", "the format")
+    except ConfigError as error:
+        raise ConfigError(f"{format}: {error}; or leave it out of --formats") from None
 
 
 def _described(config: ModelConfig, model: MultiInterestModel) -> dict[str, Any]:
@@ -99,7 +111,7 @@ def _write_items(
     if "faiss" not in formats:
         return {}
     factory = DEFAULT_FACTORY if faiss_factory is None else faiss_factory
-    embeddings.save_index(vectors, factory, folder / FORMATS["faiss"])
+    embeddings.save_index(build(model, factory, "--faiss"), folder / FORMATS["faiss"])
     return {"faiss": factory}
 
 
