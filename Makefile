@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CPP := $(wildcard csrc/*.cpp csrc/*.hpp)
 
-.PHONY: train compare test test-all lint format bench clean
+.PHONY: train compare test test-all lint format bench docs clean
 
 train: $(INSTALLED)  ## train REMI on the demo data, show metrics and recommendations
 	$(BIN)/remi-fast train demo --out $(RUN)
@@ -39,6 +39,9 @@ format: $(INSTALLED)
 bench: $(INSTALLED)  ## microbenchmarks; the longer ones are listed in bench/README.md
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python -m pytest bench --benchmark-only
+
+docs: $(INSTALLED)  ## the documentation site into build/site (to search it: python -m http.server)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml
 
 clean:
 	rm -rf build *.egg-info *.so $(INSTALLED)
