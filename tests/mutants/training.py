@@ -160,8 +160,8 @@ STEP = group(
 OBJECTIVE = group(
     "remi_fast/training/objective.py",
     ("beta without its warm-up", f"{STEPS}[beta-rr_lambda-beta_warmup]",
-     "beta=self.loss.beta_at(step),",
-     "beta=self.loss.beta,"),
+     "return self.loss.beta_at(step)",
+     "return self.loss.beta"),
     ("t is the default's", f"{STEPS}[name-beta-gbce_t-mask_hits]",
      "t=self.loss.gbce_t,",
      "t=0.75,"),
