@@ -3,15 +3,25 @@
 import pytest
 import torch
 
-from remi_fast.models.item_table import ItemTable
+from bench.search_in_turns import by_faiss, generated, products
+from remi_fast.retrieval.faiss_index import build, load_faiss
 from remi_fast.retrieval.search import search
 from remi_fast.training.trainer import set_threads
 
+CONTESTANTS = ("remi-fast", "faiss IndexFlatIP, merged", "torch.mm of the scores alone")
+
 
 @pytest.mark.parametrize("num_items", [17_000, 368_000])
-def test_search(benchmark, num_items):
-    benchmark.group = "search"
+@pytest.mark.parametrize("contestant", CONTESTANTS)
+def test_search(benchmark, num_items, contestant):
+    benchmark.group = f"search {num_items}"
     set_threads(0)
-    table = ItemTable(num_items, 64)
-    interests = torch.randn(1024, 4, 64)
-    benchmark.pedantic(lambda: search(interests, table, 50), rounds=3, warmup_rounds=1)
+    load_faiss().omp_set_num_threads(torch.get_num_threads())
+    interests, table = generated(1024, num_items)
+    flat = build(table, "Flat")
+    run = {
+        "remi-fast": lambda: search(interests, table, 50),
+        "faiss IndexFlatIP, merged": lambda: by_faiss(flat, interests),
+        "torch.mm of the scores alone": lambda: products(interests, table),
+    }[contestant]
+    benchmark.pedantic(run, rounds=3, warmup_rounds=1)

@@ -48,8 +48,12 @@ class AdamView {
                  stamp_.mutable_data(),
                  rows,
                  dim};
-        hyper = {beta1, beta2, static_cast<float>(eps), step_size_.data(),
-                 inv_sqrt_correction_.data()};
+        hyper = {beta1,
+                 beta2,
+                 static_cast<float>(eps),
+                 step_size_.data(),
+                 inv_sqrt_correction_.data(),
+                 step_size_.size()};
         series.emplace(hyper);
     }
 

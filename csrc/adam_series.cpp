@@ -95,9 +95,12 @@ void AdamSeries::prepare(int64_t t) {
         decay_.push_back(decay_after(hyper_, static_cast<int64_t>(decay_.size())));
     if (horizon_ > longest_) return;
     make_by_gap();
-    if (by_stamp_.empty()) first_ = std::max(settled_, t - horizon_ - kTabledStamps);
-    for (int64_t tau = first_ + static_cast<int64_t>(by_stamp_.size()); tau + horizon_ <= t; ++tau)
-        by_stamp_.push_back(segment(tau, 0, horizon_));
+    if (by_stamp_.empty()) {
+        first_ = std::max(settled_, t - horizon_ - kTabledStamps);
+        by_stamp_.resize(std::max<int64_t>(0, hyper_.steps - first_));
+    }
+    for (; first_ + made_ + horizon_ <= t; ++made_)
+        by_stamp_[made_] = segment(first_ + made_, 0, horizon_);
 }
 
 // A row of the next smaller stamp has missed one step more: every moment of it follows.

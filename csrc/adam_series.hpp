@@ -10,6 +10,7 @@ struct AdamHyper {
     // Of every step j so far, by j: lr_j / (1 - beta1^j) and 1 / sqrt(1 - beta2^j).
     const double* step_size;
     const double* inv_sqrt_correction;
+    int64_t steps;  // how many of each there is room for
 };
 
 // The series of some missed steps in a row: p -= m/y * (t0 + h^2 (t2 - h (t3 - h t4))).
@@ -50,6 +51,7 @@ class AdamSeries {
     AdamHyper hyper_;
     int64_t step_ = -1;
     int64_t first_ = 0;                  // stamp of by_stamp_[0]
+    int64_t made_ = 0;                   // how many of by_stamp_ there are
     int64_t horizon_;                    // later missed steps add nothing to a float
     int64_t settled_;                    // from this step on the bias corrections change slowly
     int64_t longest_;                    // steps over which beta2^(k/2) is nearly constant
@@ -57,5 +59,5 @@ class AdamSeries {
     std::vector<double> beta2_powers_;   // beta2^(k/2), by k - 1
     std::vector<AdamDecay> decay_;       // by gap
     std::vector<AdamSegment> by_gap_;    // up to the horizon, at step_
-    std::vector<AdamSegment> by_stamp_;  // from the horizon on, by tau - first_
+    std::vector<AdamSegment> by_stamp_;  // from the horizon on, by tau - first_; room for all steps
 };

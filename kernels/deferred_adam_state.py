@@ -92,9 +92,11 @@ class StepTable:
 
     def reserve(self, steps: int) -> None:
         """Make room for this many steps in all, so that the table need not grow before."""
+        if steps < len(self._lr):
+            return
         for name in ("_lr", "step_size", "inv_sqrt_correction"):
             old = getattr(self, name)
-            new = np.zeros(max(steps + 1, len(old)))
+            new = np.full(steps + 1, np.nan)  # written, so that the memory is there from now on
             new[: len(old)] = old
             setattr(self, name, new)
 
@@ -102,7 +104,7 @@ class StepTable:
         """Become the table of `step` steps with the learning rates of `runs`."""
         self.step, self.runs = 0, []
         for name in ("_lr", "step_size", "inv_sqrt_correction"):  # new ones: old views are of these
-            setattr(self, name, np.zeros(step + 1))
+            setattr(self, name, np.zeros(max(step + 1, len(getattr(self, name)))))
         ends = ([first for first, _ in runs] + [step + 1])[1:]
         for (first, lr), end in zip(runs, ends, strict=True):
             for _ in range(first, end):

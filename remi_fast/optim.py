@@ -95,6 +95,13 @@ class DeferredAdam(torch.optim.Optimizer):
         """Number of steps so far."""
         return self._steps.step
 
+    def reserve(self, steps: int) -> None:
+        """Take the memory of the step sizes of so many steps now: 24 bytes each, 44 on a CPU.
+
+        Without it the memory grows with the steps.
+        """
+        self._steps.reserve(steps)
+
     @property
     def _leaves(self) -> list[Tensor]:
         """The values of `_gathered`."""

@@ -15,6 +15,8 @@ from remi_fast.optim import DeferredAdam
 from remi_fast.training.candidates import Candidates
 from remi_fast.training.objective import Objective
 
+RESERVED_STEPS = 1 << 20  # whose step sizes take 46 MB; of a longer training they grow on the way
+
 
 @dataclass(frozen=True)
 class StepLoss:
@@ -42,6 +44,7 @@ class TrainingStep:
             config.loss, model.num_items, seed=config.train.seed, backend=backend
         )
         self.table_optimizer = DeferredAdam(model.table, lr=lr, backend=backend)
+        self.table_optimizer.reserve(min(config.train.steps, RESERVED_STEPS))
         self.dense_optimizer = torch.optim.Adam(model.extractor.parameters(), lr=lr, fused=True)
         self._weights = dict(model.extractor.named_parameters())
         self._lasting: Finite | None = None

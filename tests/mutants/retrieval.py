@@ -64,4 +64,88 @@ SEARCHING = group(
      "items.resize(k_, {-kInfinity, 1, 0});"),
 )  # fmt: skip
 
-MUTANTS = [*SEARCHING]
+PARTS = "tests/retrieval/test_streamed.py::test_"
+EQUAL = f"{PARTS}parts_are_what_all_are[out.parquet-h.parquet-7]"
+STREAMING = group(
+    "remi_fast/retrieval/streamed.py",
+    ("a part is left out", EQUAL,
+     "for part in range(parts):",
+     "for part in range(parts - 1):"),
+    ("users in two parts", EQUAL,
+     'pl.col("user_id").hash() % parts == part',
+     'pl.struct(pl.all()).hash() % parts == part'),
+    ("what other parts ignored is forgotten", EQUAL,
+     "setattr(self, name, getattr(self, name) + value)",
+     "setattr(self, name, value)"),
+    ("counts before their part", f"{PARTS}a_killed_command_goes_on[2]",
+     "        check_histories(frame)\n        known",
+     "        files.write_json(path, asdict(Counts()))\n        check_histories(frame)\n"
+     "        known"),
+    ("parts of any command are taken", f"{PARTS}parts_of_another_command_are_not_mixed_in[--k 8]",
+     "        if self.resumed:\n            self._check_plan()",
+     "        if False:\n            self._check_plan()"),
+    ("the folder stays", EQUAL,
+     "            shutil.rmtree(self.folder)\n        report_unknown",
+     "        report_unknown"),
+)  # fmt: skip
+
+SCANNED = "tests/data/test_scan.py::test_"
+SCANNING = group(
+    "remi_fast/data/scan.py",
+    ("leading zeros are lost", f"{SCANNED}is_what_the_reader_reads[leading zeros stay text]",
+     'name == "timestamp" or not found[f"{name} other digits"]',
+     "True"),
+    ("space stays", f"{SCANNED}is_what_the_reader_reads[space around, and a mark]",
+     "pl.all().str.strip_chars().replace",
+     "pl.all().replace"),
+    ("NUL is text", f"{SCANNED}complains_as_the_reader_does[NUL]",
+     'any(found[name] or found[f"{name} nul"] for name in names)',
+     "any(found[name] for name in names)"),
+    ("half a number is text", f"{SCANNED}complains_as_the_reader_does[half a number]",
+     '(found[f"{name} no number"] or not found[f"{name} no int"])',
+     "True"),
+    ("nulls in Parquet pass", f"{SCANNED}nulls_in_parquet[item_id]",
+     "not any(row.values())",
+     "True"),
+)  # fmt: skip
+
+ENGINE = "tests/retrieval/test_faiss_index.py::test_"
+TUNED = f"{ENGINE}is_tuned_to_the_recall_that_is_promised"
+APPROXIMATE = group(
+    "remi_fast/retrieval/faiss_index.py",
+    ("never tuned", f"{TUNED}[IVF64,Flat]",
+     "if recall >= TARGET_RECALL:",
+     "if True:"),
+    ("candidates that are there twice", f"{TUNED}[Flat]",
+     "hidden = repeated | (ids == 0)",
+     "hidden = ids == 0"),
+    ("seen items stay", f"{ENGINE}flat_is_exact_with_seen_items_too",
+     "hidden |= _is_seen(ids, seen)",
+     "pass"),
+    ("no candidates in the place of seen ones", f"{ENGINE}flat_is_exact_with_seen_items_too",
+     "k + hidden), k, seen)",
+     "k), k, seen)"),
+    ("codes are not rescored widely", f"{TUNED}[IVF32,PQ4]",
+     "k * self.effort.get(CANDIDATES, 1)",
+     "k"),
+    ("ids of the index are a row too low", f"{ENGINE}flat_is_exact_with_seen_items_too",
+     "np.arange(1, items.num_items)",
+     "np.arange(0, items.num_items - 1)"),
+)  # fmt: skip
+
+WISHES = "tests/retrieval/test_recommend.py::test_"
+WISHING = group(
+    "remi_fast/retrieval/recommend.py",
+    ("seen items of a filter by their ids", f"{WISHES}a_filter_is_the_list_without_the_others"
+     "[True-chosen0]",
+     "seen = None if seen is None else wish.items.places(seen)",
+     "pass"),
+    ("ids among the chosen", f"{WISHES}a_filter_is_the_list_without_the_others[False-chosen0]",
+     "found = found._replace(ids=wish.items.ids[found.ids])",
+     "pass"),
+    ("diversity is dropped", f"{WISHES}diversity_takes_from_other_categories",
+     "if wish.categories is None:\n            return found",
+     "if True:\n            return TopK(*(part[:, :k] for part in found))"),
+)  # fmt: skip
+
+MUTANTS = [*SEARCHING, *STREAMING, *SCANNING, *APPROXIMATE, *WISHING]
