@@ -12,7 +12,7 @@ from remi_fast.data.dataset import Dataset, EvalSplit
 from remi_fast.errors import DataError
 from remi_fast.kernels.interest_search import TopK
 from remi_fast.retrieval.diversity import candidates_for
-from remi_fast.retrieval.histories import last_items, padded
+from remi_fast.retrieval.histories import last_items, padded, user_blocks
 from remi_fast.retrieval.metrics import Ints, ranking_metrics
 from remi_fast.retrieval.search import ItemVectors, search
 
@@ -103,8 +103,9 @@ def blocks(
     chosen = np.arange(len(held_out))
     if max_users is not None and max_users < len(chosen):
         chosen = np.linspace(0, len(chosen) - 1, max_users).round().astype(np.int64)
-    for begin in range(0, len(chosen), USERS_AT_ONCE):
-        spans = held_out.spans[chosen[begin : begin + USERS_AT_ONCE]]
+    every = held_out.spans[chosen]
+    for block in user_blocks(every[:, 0], every[:, 1], USERS_AT_ONCE):
+        spans = every[block]
         start, cut, end = spans.T
         history, length = last_items(dataset.items, start, cut, encoder.max_history)
         interests = encoder.interests(torch.from_numpy(history), torch.from_numpy(length))

@@ -1,5 +1,7 @@
 """Histories as a model takes them: the most recent items, padded."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
@@ -23,3 +25,15 @@ def last_items(
 def padded(items: npt.NDArray[np.integer], start: Ints, end: Ints) -> Ints:
     """All of items[start[u]:end[u]], right-padded with 0 to the longest: (n, s) int64."""
     return last_items(items, start, end, int((end - start).max(initial=1)))[0]
+
+
+def user_blocks(start: Ints, end: Ints, most: int, values: int = 1 << 24) -> Iterator[slice]:
+    """Users in order, at most so many at a time, and fewer where their `padded` histories, as the
+    longest of them has it, would be more than `values` (128 MiB). start and end (n,)."""
+    first = 0
+    while first < len(start):
+        size = most
+        while size > 1 and size * int((end - start)[first : first + size].max()) > values:
+            size //= 2
+        yield slice(first, first + size)
+        first += size

@@ -16,7 +16,7 @@ from remi_fast.models.recommender import MultiInterestModel
 from remi_fast.retrieval import categories as item_categories
 from remi_fast.retrieval.diversity import candidates_for, check_coefficient, diversify
 from remi_fast.retrieval.evaluate import USERS_AT_ONCE
-from remi_fast.retrieval.histories import last_items, padded
+from remi_fast.retrieval.histories import last_items, padded, user_blocks
 from remi_fast.retrieval.search import Chosen, ItemVectors, search
 
 if TYPE_CHECKING:
@@ -214,12 +214,11 @@ class Recommender:
         items = rows.get_column("index").to_numpy()
         ends = np.cumsum(np.bincount(rows.get_column("place").to_numpy(), minlength=len(users)))
         starts = np.concatenate([[0], ends[:-1]])
-        blocks = []
-        for begin in range(0, len(users), USERS_AT_ONCE):
-            block = slice(begin, begin + USERS_AT_ONCE)
-            found = self._retrieve(items, starts[block], ends[block], wish)
-            blocks.append(self._named(users[block], found))
-        return pl.concat(blocks)
+        found = [
+            self._named(users[block], self._retrieve(items, starts[block], ends[block], wish))
+            for block in user_blocks(starts, ends, USERS_AT_ONCE)
+        ]
+        return pl.concat(found)
 
     def _retrieve(
         self, items: np.ndarray, starts: np.ndarray, ends: np.ndarray, wish: Wish

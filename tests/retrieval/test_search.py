@@ -1,9 +1,11 @@
 """Exact search against brute force, and against the published merge of per-interest lists."""
 
+import numpy as np
 import pytest
 import torch
 
 from remi_fast.retrieval import search as module
+from remi_fast.retrieval.histories import user_blocks
 from remi_fast.retrieval.search import search
 
 
@@ -88,3 +90,16 @@ def test_seen_items_and_small_catalogues_fill_up_with_0():
         assert len(real) == left and not set(real.tolist()) & set(hidden.tolist())
         assert (ids[left:] == 0).all()
     assert (found.scores[found.ids == 0] == -torch.inf).all()
+
+
+def test_few_users_at_a_time_where_one_has_seen_much():
+    lengths = np.array([3, 1, 900, 2, 2, 2, 2, 2, 5])
+    end = lengths.cumsum()
+    found = list(user_blocks(end - lengths, end, most=4, values=40))
+    covered = [user for block in found for user in range(9)[block]]
+    assert covered == list(range(9)), "a user twice, or never, or in another order"
+    sizes = [len(range(9)[block]) for block in found]
+    assert max(sizes) == 4 and found[0].stop == 2
+    for block in found:
+        alone = len(range(9)[block]) == 1
+        assert alone or lengths[block].max() * (block.stop - block.start) <= 40
