@@ -7,6 +7,7 @@ own, whose peak memory is its largest resident set.
 """
 
 import argparse
+import multiprocessing
 import tempfile
 from pathlib import Path
 
@@ -20,7 +21,15 @@ MEAN_HISTORY = 10
 
 
 def write_histories(path: Path, users: int, items: int) -> int:
-    """A Parquet or CSV file of this many users, in order of time; the number of rows."""
+    """A Parquet or CSV file of this many users, in order of time; the number of rows.
+
+    In a process of its own: what this one holds when it starts a command counts as the command's.
+    """
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_write_histories, (path, users, items))
+
+
+def _write_histories(path: Path, users: int, items: int) -> int:
     import polars as pl
 
     item, offsets = sequences(users, items + 1, MEAN_HISTORY)

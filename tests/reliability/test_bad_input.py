@@ -84,6 +84,7 @@ def working_folder(world, tmp_path, monkeypatch):
 
 def prepare(case, folder):
     for name, content in case.files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     case.given(folder)
 

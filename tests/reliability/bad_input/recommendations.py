@@ -233,11 +233,11 @@ CASES = [
         kind=2,
     ),
     refused(
-        "diversity without end",
+        "a diversity of infinity",
         "recommend run --sample 1 --diversity=inf",
-        "--diversity: ",
+        "diversity: ",
         "got inf",
-        "expected 0 to 1e",
+        "expected a number",
         kind=2,
     ),
     refused(
