@@ -5,12 +5,16 @@ and a well-formed CSV or TSV file becomes a Parquet file first, a piece at a tim
 and files with anything to complain of, are read as a whole by `readers.read`, which says what.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from remi_fast.data import readers
 from remi_fast.data.text_files import SEPARATORS
+
+PIECE = 16 << 20  # bytes of text at a time
 
 _ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
@@ -39,12 +43,38 @@ def _scan_as_it_is(path: Path, names: readers.ColumnNames, scratch: Path) -> pl.
         if suffix == ".parquet":
             table = pl.scan_parquet(path, glob=False).select(select)
             return table if _is_plain(table) else None
-        text = pl.scan_csv(path, separator=SEPARATORS[suffix], infer_schema=False, glob=False)
-        stripped = pl.all().str.strip_chars().replace("", None)
-        text.select(select).select(stripped).sink_parquet(scratch / "histories.parquet")
-        return _typed(pl.scan_parquet(scratch / "histories.parquet", glob=False))
-    except _ERRORS:
+        written: list[Path] = []
+        for piece in _pieces(path):
+            text = pl.read_csv(piece, separator=SEPARATORS[suffix], infer_schema=False)
+            stripped = text.select(select).select(pl.all().str.strip_chars().replace("", None))
+            written.append(scratch / f"histories-{len(written):06}.parquet")
+            stripped.write_parquet(written[-1])
+        return _typed(pl.scan_parquet(written, glob=False)) if written else None
+    except (*_ERRORS, _QuotedLineEndError):
         return None
+
+
+class _QuotedLineEndError(ValueError):
+    pass
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    """Some lines of a text file at a time, under its header. polars would hold the whole file."""
+    with open(path, "rb") as file:
+        header = file.readline()
+        while lines := file.read(PIECE):
+            lines += file.readline()
+            _check_quotes(header + lines)
+            yield header + lines
+
+
+def _check_quotes(text: bytes) -> None:
+    """Raise unless every line end is one: a quoted value may hold others."""
+    if b'"' in text:
+        letters = np.frombuffer(text, np.uint8)
+        inside = np.cumsum(letters == ord('"'), dtype=np.uint8) & 1  # modulo 256 is modulo 2, too
+        if inside[letters == ord("\n")].any():
+            raise _QuotedLineEndError
 
 
 def _is_plain(table: pl.LazyFrame) -> bool:

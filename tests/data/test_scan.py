@@ -13,9 +13,10 @@ PLAIN = {
     "leading zeros stay text": "user,item\n7,007\n8,7\n",
     "space around, and a mark": "\ufeffuser_id, item_id \n 7 ,a\n8 , b\n",
     "CRLF": "user_id,item_id\r\n7,a\r\n8,b\r\n",
-    "quoted": 'user_id,item_id\n7,"a,b"\n8,"c\nd"\n',
+    "quoted": 'user_id,item_id\n7,"a,b"\n8,"c ""d"""\n',
 }
 OTHER = {
+    "quoted line ends": 'user_id,item_id\n7,"a,b"\n8,"c\nd"\n',
     "blank lines": "user_id,item_id\n7,a\n\n8,b\n",
     "dates": "user_id,item_id,time\n7,a,2020-01-02\n8,b,2020-01-03\n",
     "fractions": "user_id,item_id,time\n7,a,0.5\n8,b,1\n",
@@ -36,8 +37,10 @@ def written(folder, text):
     return folder / "h.csv"
 
 
+@pytest.mark.parametrize("piece", [1, 9, 10**6])
 @pytest.mark.parametrize("name", PLAIN | OTHER)
-def test_is_what_the_reader_reads(tmp_path, monkeypatch, name):
+def test_is_what_the_reader_reads(tmp_path, monkeypatch, name, piece):
+    monkeypatch.setattr(scan, "PIECE", piece)
     path = written(tmp_path, (PLAIN | OTHER)[name])
     expected = readers.read([path], NAMES).frame
     if name in PLAIN:
