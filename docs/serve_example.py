@@ -2,7 +2,7 @@
 
     remi-fast export runs/first --out exported
     python docs/serve_example.py exported --port 8000
-    curl localhost:8000/recommend -d '{"history": ["item-1", "item-7"], "k": 10}'
+    curl localhost:8000/recommend -d '{"history": ["topic-000-item-00"], "k": 10}'
 
 Needs `pip install 'remi-fast[export,faiss,serve]'`; without items.faiss in the export the search is
 exact, in NumPy. docs/export.md says what is answered to what.

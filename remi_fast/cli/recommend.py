@@ -2,6 +2,7 @@
 ignored; users without any known item get no recommendations, and their number is reported."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,10 +58,10 @@ def add_arguments(parser: "ArgumentParser") -> None:
 
 def run(arguments: Any) -> int:
     """Recommend, then write or print."""
+    out = _check(arguments)  # before torch is imported
     from remi_fast import api
     from remi_fast.training.run_folder import RunFolder
 
-    out = _check(arguments)
     recommender = api.load(arguments.run)
     wish = _wish(recommender, arguments)
     if out is not None:
@@ -89,6 +90,8 @@ def _check(arguments: Any) -> Path | None:
         raise ConfigError("--categories: got a file, expected --diversity above 0 with it")
     if not arguments.out:
         return None
+    if arguments.json:
+        raise ConfigError("--json: got it beside --out, expected one of them (--out x.jsonl)")
     out = Path(arguments.out)
     if out.suffix not in FORMATS or out.is_dir():
         raise ConfigError(f"--out: got {str(out)!r}, expected a file name in {', '.join(FORMATS)}")
@@ -127,11 +130,12 @@ def _stream(recommender: "Recommender", wish: "Wish", arguments: Any, out: Path)
     def histories(scratch: Path) -> "pl.LazyFrame":
         if arguments.histories is None:
             return _sample(RunFolder.open(Path(arguments.run)), arguments.sample).lazy()
-        return scan(Path(arguments.histories), _columns(arguments), scratch)
+        path = Path(arguments.histories)
+        table = scan(path, _columns(arguments), scratch)
+        _tell_of_order(path, table.collect_schema())
+        return table
 
     streamed = StreamedRecommendations(out, _plan(arguments))
-    if streamed.resumed:
-        print(f"{streamed.folder}: going on with what is there", file=sys.stderr)
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task("recommending")
@@ -177,7 +181,14 @@ def _columns(arguments: Any) -> "ColumnNames":
 def _read(path: Path, columns: "ColumnNames") -> "pl.DataFrame":
     from remi_fast.data.readers import read
 
-    return read([path], columns).frame
+    frame = read([path], columns).frame
+    _tell_of_order(path, frame.columns)
+    return frame
+
+
+def _tell_of_order(path: Path, columns: Iterable[str]) -> None:
+    if "timestamp" not in columns:
+        print(f"{path}: no column of times found, the order of the rows counts", file=sys.stderr)
 
 
 def _sample(folder: "RunFolder", count: int) -> "pl.DataFrame":

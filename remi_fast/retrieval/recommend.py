@@ -129,7 +129,11 @@ class Recommender:
             raise TypeError(f"k: got {k!r}, expected a whole number")
         if k < 1:
             raise ValueError(f"k: got {k}, expected at least 1")
+        if not isinstance(exclude_seen, bool):
+            raise TypeError(f"exclude_seen: got {exclude_seen!r}, expected True or False")
         check_coefficient(diversity)
+        if categories is not None and diversity == 0:
+            raise ValueError("categories: got some, expected a diversity above 0 with them")
         items = self.model if filter is None else Chosen(self.model, self._indices(filter))
         if engine == AUTO:
             engine = EXACT
@@ -143,15 +147,15 @@ class Recommender:
             from remi_fast.retrieval.faiss_index import FaissSearch
 
             self._indexes[engine] = FaissSearch(self.model, engine)
-        labels = self._categories(categories) if diversity > 0 or categories is not None else None
+        labels = self._categories(categories) if diversity > 0 else None
         return Wish(k, exclude_seen, diversity, items, engine, labels)
 
     def _indices(self, filter: "Iterable[int | str] | pl.Series") -> Tensor:
         """The known items of a filter, ascending."""
         import polars as pl
 
-        if isinstance(filter, str | bytes):
-            raise TypeError(f"filter: got {filter!r}, expected item ids")
+        if isinstance(filter, str | bytes | pl.DataFrame):
+            raise TypeError(f"filter: got {shown(filter)}, expected a list or Series of item ids")
         wanted = filter if isinstance(filter, pl.Series) else pl.Series(list(filter), strict=False)
         dtype = self.item_table.schema["item_id"]
         known = self.item_table.filter(
@@ -163,11 +167,21 @@ class Recommender:
                 f"filter: got {shown(wanted.head(3).to_list())}, {len(wanted)} ids without one of "
                 f"the training data; expected item ids of type {dtype} such as {shown(ids)}"
             )
+        if unknown := wanted.n_unique() - known.height:
+            logger.warning(
+                "filter: %d of %d ids are no items of the training data", unknown, wanted.n_unique()
+            )
         return torch.from_numpy(known["index"].to_numpy().astype(np.int64))
 
     def _categories(self, source: "str | Path | pl.DataFrame | None") -> Tensor:
+        import polars as pl
+
         if source is not None:
             source = Path(source) if isinstance(source, str) else source
+            if not isinstance(source, Path | pl.DataFrame):
+                raise TypeError(
+                    f"categories: got {shown(source)}, expected a polars.DataFrame or a file"
+                )
             return torch.from_numpy(item_categories.read_categories(source, self.item_table))
         if self._clusters is None:
             self._clusters = torch.from_numpy(item_categories.cluster(self.model))
@@ -193,6 +207,8 @@ class Recommender:
 
     def check_known(self, histories: "pl.DataFrame", known: Known) -> None:
         """Raise DataError where nothing of the histories is known."""
+        if histories.is_empty():
+            raise DataError("histories: got no interactions, expected at least one")
         if known.frame.is_empty():
             dtype = self.item_table.schema["item_id"]
             got = histories["item_id"].head(3).to_list()
@@ -286,6 +302,11 @@ def check_histories(histories: "pl.DataFrame") -> None:
                 f"if not in order, timestamp (columns found: {listed(schema)})"
                 + nearest(column, schema)
             )
+    if "timestamp" not in schema and len(schema) > 2:
+        logger.warning(
+            "histories: no column timestamp, so the order of the rows counts (columns found: %s)",
+            listed(schema),
+        )
     for column, dtype in schema.items():
         text = isinstance(dtype, pl.String | pl.Categorical | pl.Enum)
         fits = {

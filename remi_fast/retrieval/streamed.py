@@ -6,6 +6,7 @@ finds the parts there and goes on.
 """
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,7 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remi_fast import files
-from remi_fast.errors import ConfigError, RemiFastError, StorageError
+from remi_fast.errors import (
+    ConfigError,
+    CorruptFileError,
+    RemiFastError,
+    RunFolderError,
+    StorageError,
+    shown,
+)
 from remi_fast.retrieval.recommend import Recommender, Wish, check_histories, report_unknown
 
 if TYPE_CHECKING:
@@ -22,6 +30,8 @@ if TYPE_CHECKING:
 USERS_A_PART = 50_000
 ROWS_A_PART = 4_000_000
 PLAN = "plan.json"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -46,25 +56,26 @@ class StreamedRecommendations:
     def __init__(self, out: Path, plan: dict[str, Any]) -> None:
         """plan: all that the result depends on, as JSON; a folder that another plan began is not
         continued. Raises ConfigError then, and StorageError where `out` cannot be written."""
-        self.out, self.plan = out, plan
+        self.out = out
+        self.plan = plan | {"users a part": USERS_A_PART, "interactions a part": ROWS_A_PART}
         self.folder = out.with_name(f"{out.name}.parts")
         self.resumed = (self.folder / PLAN).exists()
         if self.resumed:
             self._check_plan()
         with files.storing(out):
             self.folder.mkdir(parents=True, exist_ok=True)
-        files.write_json(self.folder / PLAN, plan)
+        files.write_json(self.folder / PLAN, self.plan)
 
     def _check_plan(self) -> None:
         try:
             there = json.loads((self.folder / PLAN).read_text(encoding="utf-8"))
             other = [
-                f"{name} {there.get(name)!r:.80}"
-                for name in self.plan
-                if there.get(name) != self.plan[name]
+                _difference(name, there.get(name), mine)
+                for name, mine in self.plan.items()
+                if there.get(name) != mine
             ]
         except (OSError, ValueError, AttributeError):
-            there, other = None, [f"no {PLAN}"]
+            other = [f"no {PLAN}"]
         if other:
             raise ConfigError(
                 f"--out: got {str(self.out)!r}, but {self.folder} holds parts that another command "
@@ -89,7 +100,11 @@ class StreamedRecommendations:
         """
         with files.locked(self.folder) as mine:
             if not mine:
-                raise ConfigError(f"--out: another process is writing {self.out}")
+                raise RunFolderError(
+                    f"{self.out}: another process is writing it, expected one at a time"
+                )
+            if self.resumed:
+                logger.info("%s: going on with what is there", self.folder)
             try:
                 total = self._write_parts(recommender, histories(self.folder), wish, on_progress)
                 self._join()
@@ -113,11 +128,11 @@ class StreamedRecommendations:
         total = Counts()
         for part in range(parts):
             on_progress(part, parts)
-            counts = self.folder / f"{part:06}.json"
-            if counts.exists():
-                total.add(Counts(**json.loads(counts.read_text(encoding="utf-8"))))
-            else:
-                total.add(self._write_part(recommender, _part(table, part, parts), wish, counts))
+            path = self.folder / f"{part:06}.json"
+            counts = _read_part(path)
+            if counts is None:
+                counts = self._write_part(recommender, _part(table, part, parts), wish, path)
+            total.add(counts)
         on_progress(parts, parts)
         if total.ignored == total.interactions:
             head = table.head(3).collect()
@@ -134,7 +149,7 @@ class StreamedRecommendations:
             found = recommender.grant(known, wish)
             counts.users, counts.recommendations = found["user_id"].n_unique(), found.height
             _write(path.with_suffix(".parquet"), found.write_parquet)
-        files.write_json(path, asdict(counts))
+        files.write_checked_json(path, asdict(counts) | {"file": _checksums(path)})
         return counts
 
     def _join(self) -> None:
@@ -147,6 +162,33 @@ class StreamedRecommendations:
             ".jsonl": table.sink_ndjson,
         }
         _write(self.out, sinks[self.out.suffix])
+
+
+def _difference(name: str, there: Any, mine: Any) -> str:
+    if isinstance(mine, list) or isinstance(there, list):  # the state of a file
+        return f"{name}: another file or version"
+    return f"{name}: {shown(there)} there, {shown(mine)} now"
+
+
+def _checksums(path: Path) -> dict[str, Any] | None:
+    """Of the recommendations of a part; it has none where nobody is known."""
+    recommended = path.with_suffix(".parquet")
+    return files.checksums(recommended) if recommended.exists() else None
+
+
+def _read_part(path: Path) -> Counts | None:
+    """The counts of a part that is there, whole; None where it has to be made."""
+    if not path.exists():
+        return None
+    try:
+        there = files.read_checked_json(path)
+        if there.pop("file") != _checksums(path):
+            raise CorruptFileError(f"{path.with_suffix('.parquet')}: damaged")
+        there.pop("crc32")
+        return Counts(**there)
+    except (CorruptFileError, KeyError, TypeError) as error:
+        logger.warning("made again: %s", error)
+        return None
 
 
 def _number_of_parts(table: "pl.LazyFrame") -> int:

@@ -121,16 +121,18 @@ def test_a_filter_is_the_list_without_the_others(recommender, chosen, exclude_se
     ]
 
 
-def test_unknown_items_of_a_filter_are_nothing(recommender):
+def test_unknown_items_of_a_filter_are_nothing(recommender, caplog):
     histories = frame(HISTORIES)
-    got = recommender.recommend(histories, filter=["fig", "durian"])
+    got = recommender.recommend(histories, filter=["fig", "durian", "fig"])
     assert set(got["item_id"]) == {"fig"}
+    assert "filter: 1 of 2 ids are no items of the training data" in caplog.text
     with pytest.raises(ValueError, match=r"filter: got \['durian'\], 1 ids without one"):
         recommender.recommend(histories, filter=["durian"])
     with pytest.raises(ValueError, match=r"filter: got \[\], 0 ids"):
         recommender.recommend(histories, filter=[])
-    with pytest.raises(TypeError, match="filter: got 'fig', expected item ids"):
-        recommender.recommend(histories, filter="fig")
+    for wrong in ("fig", pl.DataFrame({"item_id": ["fig"]})):
+        with pytest.raises(TypeError, match="filter: got .*fig.*, expected a list or Series"):
+            recommender.recommend(histories, filter=wrong)
 
 
 def test_diversity_takes_from_other_categories(recommender):
@@ -142,8 +144,8 @@ def test_diversity_takes_from_other_categories(recommender):
     much = lists(recommender.recommend(histories, k=3, diversity=1e6, categories=kinds))
     for user, items in much.items():
         assert items[0] == first[user] and len({kind[i] for i in items[:2]}) == 2
-    none = recommender.recommend(histories, k=3, diversity=0.0, categories=kinds)
-    assert lists(none) == plain
+    little = recommender.recommend(histories, k=3, diversity=1e-9, categories=kinds)
+    assert lists(little) == plain
 
 
 def test_diversity_without_categories_takes_clusters(recommender):
@@ -176,3 +178,24 @@ def test_large_catalogues_are_searched_with_faiss(recommender, monkeypatch, capl
     with caplog.at_level(logging.INFO):
         assert lists(recommender.recommend(frame(HISTORIES), k=4)) == lists(got)
     assert "exact search over 6 items: " in caplog.text and "remi-fast[faiss]" in caplog.text
+
+
+def test_arguments_that_are_something_else(recommender):
+    histories = frame(HISTORIES)
+    with pytest.raises(TypeError, match="exclude_seen: got 'no', expected True or False"):
+        recommender.recommend(histories, exclude_seen="no")
+    with pytest.raises(ValueError, match="categories: got some, expected a diversity above 0"):
+        recommender.recommend(histories, categories="c.csv")
+    with pytest.raises(TypeError, match=r"categories: got \{'a': 1\}, expected a polars.DataFrame"):
+        recommender.recommend(histories, diversity=1.0, categories={"a": 1})
+    with pytest.raises(DataError, match="histories: got no interactions"):
+        recommender.recommend(histories.clear())
+
+
+def test_times_under_another_name_are_told(recommender, caplog):
+    rows = [(1, "kiwi", 2), (1, "plum", 1)]
+    recommender.recommend(frame(rows, ("user_id", "item_id", "time")))
+    assert "no column timestamp, so the order of the rows counts" in caplog.text
+    caplog.clear()
+    recommender.recommend(frame(rows, ("user_id", "item_id", "timestamp")))
+    assert not caplog.records

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 import remi_fast
+from remi_fast import files
 from remi_fast.cli import main
 from remi_fast.retrieval import streamed
 from tests.conftest import interactions
@@ -100,16 +101,17 @@ def test_a_killed_command_goes_on(here, write):
     assert "2 of " in again.stderr and not list(here.glob("*.parts"))
 
 
-@pytest.mark.parametrize("change", ["--k 8", "h.parquet", "run"])
-def test_parts_of_another_command_are_not_mixed_in(here, capsys, change):
+@pytest.mark.parametrize("change", ["--k 8", "h.parquet", "run", "size of a part"])
+def test_parts_of_another_command_are_not_mixed_in(here, monkeypatch, capsys, change):
     killed = subprocess.run([sys.executable, "-c", KILLED, "5", WORDS])
     assert killed.returncode == -signal.SIGKILL
     words = WORDS
+    monkeypatch.setattr(streamed, "USERS_A_PART", 41 if change == "size of a part" else 40)
     if change == "--k 8":
         words = WORDS.replace("--k 7", "--k 8")
     elif change == "h.parquet":
         pl.read_parquet("h.parquet").head(200).write_parquet("h.parquet")
-    else:
+    elif change == "run":
         shutil.rmtree("run")
         main(shlex.split(f"train raw.parquet --out run {SMALL} --train.seed=5"))
     before = sorted(p.name for p in here.glob("out.parquet.parts/*"))
@@ -135,15 +137,27 @@ def test_nothing_known_in_one_part(here, monkeypatch):
     assert set(pl.read_parquet("out.parquet")["user_id"]) == {"b", "d"}
 
 
-def test_one_process_at_a_time(here, capsys):
-    (here / "out.parquet.parts").mkdir()
-    from remi_fast import files
+@pytest.mark.parametrize("file", ["000001.parquet", "000001.json"])
+def test_a_damaged_part_is_made_again(here, file):
+    killed = subprocess.run([sys.executable, "-c", KILLED, "9", WORDS])
+    assert killed.returncode == -signal.SIGKILL
+    path = here / "out.parquet.parts" / file
+    text = bytearray(path.read_bytes())
+    text[len(text) // 2] ^= 1
+    path.write_bytes(text)
+    again = subprocess.run(
+        [sys.executable, "-c", KILLED, "-1", WORDS], capture_output=True, text=True
+    )
+    assert again.returncode == 0 and f"made again: out.parquet.parts/{file}" in again.stderr
+    assert in_order(pl.read_parquet(here / "out.parquet")).equals(in_order(at_once(here)))
 
-    with files.locked(here / "out.parquet.parts"):
-        shutil.rmtree(here / "out.parquet.parts")
-        (here / "out.parquet.parts").mkdir()
-        with files.locked(here / "out.parquet.parts") as mine:
-            assert mine
-            (here / "out.parquet.parts/plan.json").write_text("{}")
-            assert main(WORDS.split()) == 2
-    assert "another command left" in capsys.readouterr().err
+
+def test_one_process_at_a_time(here, monkeypatch, capsys):
+    monkeypatch.setattr(streamed, "USERS_A_PART", 40)
+    killed = subprocess.run([sys.executable, "-c", KILLED, "5", WORDS])
+    assert killed.returncode == -signal.SIGKILL
+    with files.locked(here / "out.parquet.parts") as mine:
+        assert mine
+        assert main(WORDS.split()) == 1
+    assert "out.parquet: another process is writing it" in capsys.readouterr().err
+    assert main(WORDS.split()) == 0

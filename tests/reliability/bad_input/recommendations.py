@@ -225,7 +225,7 @@ CASES = [
     refused("a word too many", "info here", "arguments", "here", "unrecognized", kind=2),
     # recommend: what is retrieved, and how
     refused(
-        "diversity below 0",
+        "a diversity below 0",
         "recommend run --sample 1 --diversity=-1",
         "--diversity: ",
         "got -1.0",
@@ -241,7 +241,7 @@ CASES = [
         kind=2,
     ),
     refused(
-        "categories for nothing",
+        "categories without a diversity",
         "recommend run --sample 1 --categories c.csv",
         "--categories: ",
         "got a file",
@@ -311,10 +311,19 @@ CASES = [
         kind=2,
     ),
     refused(
+        "JSON lines and a file",
+        f"{RECOMMEND} --json",
+        "--json: ",
+        "got it beside --out",
+        "expected one of them",
+        HISTORY,
+        kind=2,
+    ),
+    refused(
         "parts of another command",
         RECOMMEND,
         "--out: ",
-        "got 'out.csv', but out.csv.parts holds parts that another command left .k 4",
+        "got 'out.csv', but out.csv.parts holds parts .* left .*k: 4 there, 3 now",
         "expected the same command",
         {"out.csv.parts/plan.json": '{"k": 4}', **HISTORY},
         kind=2,
