@@ -8,7 +8,6 @@ and files with anything to complain of, are read as a whole by `readers.read`, w
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from remi_fast.data import readers
@@ -50,31 +49,17 @@ def _scan_as_it_is(path: Path, names: readers.ColumnNames, scratch: Path) -> pl.
             written.append(scratch / f"histories-{len(written):06}.parquet")
             stripped.write_parquet(written[-1])
         return _typed(pl.scan_parquet(written, glob=False)) if written else None
-    except (*_ERRORS, _QuotedLineEndError):
+    except _ERRORS:
         return None
 
 
-class _QuotedLineEndError(ValueError):
-    pass
-
-
 def _pieces(path: Path) -> Iterator[bytes]:
-    """Some lines of a text file at a time, under its header. polars would hold the whole file."""
+    """Some lines of a text file at a time, under its header. polars would hold the whole file; where
+    a line end is in quotes it refuses the piece that ends there."""
     with open(path, "rb") as file:
         header = file.readline()
         while lines := file.read(PIECE):
-            lines += file.readline()
-            _check_quotes(header + lines)
-            yield header + lines
-
-
-def _check_quotes(text: bytes) -> None:
-    """Raise unless every line end is one: a quoted value may hold others."""
-    if b'"' in text:
-        letters = np.frombuffer(text, np.uint8)
-        inside = np.cumsum(letters == ord('"'), dtype=np.uint8) & 1  # modulo 256 is modulo 2, too
-        if inside[letters == ord("\n")].any():
-            raise _QuotedLineEndError
+            yield header + lines + file.readline()
 
 
 def _is_plain(table: pl.LazyFrame) -> bool:

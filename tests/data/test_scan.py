@@ -17,6 +17,7 @@ PLAIN = {
 }
 OTHER = {
     "quoted line ends": 'user_id,item_id\n7,"a,b"\n8,"c\nd"\n',
+    "quoted lines": 'user_id,item_id\n7,"a\n5,b\n6,c"\n',
     "blank lines": "user_id,item_id\n7,a\n\n8,b\n",
     "dates": "user_id,item_id,time\n7,a,2020-01-02\n8,b,2020-01-03\n",
     "fractions": "user_id,item_id,time\n7,a,0.5\n8,b,1\n",

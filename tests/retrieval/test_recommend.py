@@ -138,12 +138,12 @@ def test_unknown_items_of_a_filter_are_nothing(recommender, caplog):
 def test_diversity_takes_from_other_categories(recommender):
     histories = frame(HISTORIES)
     plain = lists(recommender.recommend(histories, k=3))
-    first = {user: items[0] for user, items in plain.items()}
-    kinds = pl.DataFrame({"item_id": NAMES, "category": ["a"] * 3 + ["b"] * 3})
-    kind = dict(kinds.iter_rows())
+    alike = plain[1][:2]  # the plain list begins with two of a kind
+    kind = {name: "a" if name in alike else "b" for name in NAMES}
+    kinds = pl.DataFrame({"item_id": list(kind), "category": list(kind.values())})
     much = lists(recommender.recommend(histories, k=3, diversity=1e6, categories=kinds))
-    for user, items in much.items():
-        assert items[0] == first[user] and len({kind[i] for i in items[:2]}) == 2
+    assert much[1][0] == alike[0] and kind[much[1][1]] == "b"
+    assert all(len({kind[item] for item in items[:2]}) == 2 for items in much.values())
     little = recommender.recommend(histories, k=3, diversity=1e-9, categories=kinds)
     assert lists(little) == plain
 

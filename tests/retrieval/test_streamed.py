@@ -1,5 +1,6 @@
 """Recommendations part by part: the same as at once, whatever happens in between."""
 
+import os
 import shlex
 import shutil
 import signal
@@ -57,6 +58,13 @@ def here(world, tmp_path, monkeypatch):
     return tmp_path / "here"
 
 
+def killed_at(write):
+    """The command, killed at this write; not at all below 0."""
+    command = [sys.executable, "-c", KILLED, str(write), WORDS]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
 def at_once(folder):
     histories = pl.read_parquet(folder / "h.parquet")
     return remi_fast.load(folder / "run").recommend(histories, k=7, exclude_seen=True)
@@ -74,12 +82,13 @@ def test_parts_are_what_all_are(here, monkeypatch, caplog, source, out, users):
     words = WORDS.replace("h.parquet", source).replace("out.parquet", out)
     assert main(words.split()) == 0
     readers = {"out.parquet": pl.read_parquet, "out.csv": pl.read_csv, "out.jsonl": pl.read_ndjson}
+    rows = pl.read_parquet(here / "h.parquet").height
+    assert f"2 of {rows} interactions" in caplog.text and "recommendations: 1" in caplog.text
     got, expected = readers[out](here / out), at_once(here)
     got = got.cast({"rank": pl.Int32, "interest": pl.Int32, "score": pl.Float32})
     if users == 10**6:
         assert got.equals(expected), "one part keeps the order of the users"
     assert in_order(got).equals(in_order(expected))
-    assert "2 of " in caplog.text and "no recommendations: 1" in caplog.text
     assert not list(here.glob("*.parts"))
 
 
@@ -88,12 +97,11 @@ def test_a_killed_command_goes_on(here, write):
     """Killed at the plan, at a part, at its counts, at the result: the same file as without."""
     parts = 1 + 301 // 40  # as approx_n_unique counts them, which is exact for so few
     number = 2 * parts + 2 if write == "last" else write
-    command = [sys.executable, "-c", KILLED, str(number), WORDS]
-    killed = subprocess.run(command, capture_output=True, text=True)
+    killed = killed_at(number)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (here / "out.parquet").exists()
     done = len(list(here.glob("out.parquet.parts/*.json"))) - 1
-    again = subprocess.run([*command[:3], "-1", WORDS], capture_output=True, text=True)
+    again = killed_at(-1)
     assert again.returncode == 0, again.stderr
     assert ("going on with what is there" in again.stderr) == (done >= 0)
     assert done == max(-1, (number - 2) // 2 if write != "last" else parts)
@@ -103,8 +111,7 @@ def test_a_killed_command_goes_on(here, write):
 
 @pytest.mark.parametrize("change", ["--k 8", "h.parquet", "run", "size of a part"])
 def test_parts_of_another_command_are_not_mixed_in(here, monkeypatch, capsys, change):
-    killed = subprocess.run([sys.executable, "-c", KILLED, "5", WORDS])
-    assert killed.returncode == -signal.SIGKILL
+    assert killed_at(5).returncode == -signal.SIGKILL
     words = WORDS
     monkeypatch.setattr(streamed, "USERS_A_PART", 41 if change == "size of a part" else 40)
     if change == "--k 8":
@@ -139,23 +146,19 @@ def test_nothing_known_in_one_part(here, monkeypatch):
 
 @pytest.mark.parametrize("file", ["000001.parquet", "000001.json"])
 def test_a_damaged_part_is_made_again(here, file):
-    killed = subprocess.run([sys.executable, "-c", KILLED, "9", WORDS])
-    assert killed.returncode == -signal.SIGKILL
+    assert killed_at(9).returncode == -signal.SIGKILL
     path = here / "out.parquet.parts" / file
     text = bytearray(path.read_bytes())
     text[len(text) // 2] ^= 1
     path.write_bytes(text)
-    again = subprocess.run(
-        [sys.executable, "-c", KILLED, "-1", WORDS], capture_output=True, text=True
-    )
+    again = killed_at(-1)
     assert again.returncode == 0 and f"made again: out.parquet.parts/{file}" in again.stderr
     assert in_order(pl.read_parquet(here / "out.parquet")).equals(in_order(at_once(here)))
 
 
 def test_one_process_at_a_time(here, monkeypatch, capsys):
     monkeypatch.setattr(streamed, "USERS_A_PART", 40)
-    killed = subprocess.run([sys.executable, "-c", KILLED, "5", WORDS])
-    assert killed.returncode == -signal.SIGKILL
+    assert killed_at(5).returncode == -signal.SIGKILL
     with files.locked(here / "out.parquet.parts") as mine:
         assert mine
         assert main(WORDS.split()) == 1
