@@ -54,8 +54,10 @@ def _scan_as_it_is(path: Path, names: readers.ColumnNames, scratch: Path) -> pl.
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
-    """Some lines of a text file at a time, under its header. polars would hold the whole file; where
-    a line end is in quotes it refuses the piece that ends there."""
+    """Some lines of a text file at a time, under its header, as polars would hold the whole file.
+
+    Where a line end is in quotes, it refuses the piece that ends there.
+    """
     with open(path, "rb") as file:
         header = file.readline()
         while lines := file.read(PIECE):
