@@ -2,7 +2,6 @@
 ignored; users without any known item get no recommendations, and their number is reported."""
 
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +70,7 @@ def run(arguments: Any) -> int:
     else:
         histories = _sample(RunFolder.open(Path(arguments.run)), arguments.sample)
     recommended = recommender.recommend_as(histories, wish)
+    _tell_of_order(arguments.histories, histories.columns)
     if arguments.json:
         print(recommended.write_ndjson(), end="")
     else:
@@ -127,12 +127,14 @@ def _stream(recommender: "Recommender", wish: "Wish", arguments: Any, out: Path)
     from remi_fast.retrieval.streamed import StreamedRecommendations
     from remi_fast.training.run_folder import RunFolder
 
+    columns: list[str] = []
+
     def histories(scratch: Path) -> "pl.LazyFrame":
         if arguments.histories is None:
             return _sample(RunFolder.open(Path(arguments.run)), arguments.sample).lazy()
         path = Path(arguments.histories)
         table = scan(path, _columns(arguments), scratch)
-        _tell_of_order(path, table.collect_schema())
+        columns.extend(table.collect_schema())
         return table
 
     streamed = StreamedRecommendations(out, _plan(arguments))
@@ -144,6 +146,7 @@ def _stream(recommender: "Recommender", wish: "Wish", arguments: Any, out: Path)
             progress.update(task, completed=done, total=parts)
 
         total = streamed.write(recommender, histories, wish, on_progress)
+    _tell_of_order(arguments.histories, columns)
     print(f"{out}: {total.recommendations:,} recommendations for {total.users:,} users")
     return 0
 
@@ -181,13 +184,11 @@ def _columns(arguments: Any) -> "ColumnNames":
 def _read(path: Path, columns: "ColumnNames") -> "pl.DataFrame":
     from remi_fast.data.readers import read
 
-    frame = read([path], columns).frame
-    _tell_of_order(path, frame.columns)
-    return frame
+    return read([path], columns).frame
 
 
-def _tell_of_order(path: Path, columns: Iterable[str]) -> None:
-    if "timestamp" not in columns:
+def _tell_of_order(path: str | None, columns: list[str]) -> None:
+    if path is not None and "timestamp" not in columns:
         print(f"{path}: no column of times found, the order of the rows counts", file=sys.stderr)
 
 
