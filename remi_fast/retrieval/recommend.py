@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from remi_fast.errors import DataError, listed, nearest, shown
+from remi_fast.errors import ConfigError, DataError, listed, nearest, shown
 from remi_fast.kernels.interest_search import TopK
 from remi_fast.models.recommender import MultiInterestModel
 from remi_fast.retrieval import categories as item_categories
@@ -277,7 +277,6 @@ class Recommender:
 
 def _approximate(num_items: int) -> str:
     """The engine for a large catalogue: exact where faiss is not there."""
-    from remi_fast.errors import ConfigError
     from remi_fast.retrieval.faiss_index import default_factory, load_faiss
 
     try:

@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,7 +136,8 @@ class StreamedRecommendations:
         on_progress(parts, parts)
         if total.ignored == total.interactions:
             head = table.head(3).collect()
-            recommender.check_known(head, recommender.known(head))
+            known = replace(recommender.known(head), ignored=total.ignored)
+            recommender.check_known(head, known)
         return total
 
     def _write_part(

@@ -129,9 +129,9 @@ def test_parts_of_another_command_are_not_mixed_in(here, monkeypatch, capsys, ch
 
 
 def test_an_error_leaves_nothing(here, capsys):
-    pl.DataFrame({"user_id": [1], "item_id": ["new"]}).write_parquet("h.parquet")
+    pl.DataFrame({"user_id": [1] * 5, "item_id": ["new"] * 5}).write_parquet("h.parquet")
     assert main(WORDS.split()) == 1
-    assert "none of the 1 interactions" in capsys.readouterr().err
+    assert "none of the 5 interactions" in capsys.readouterr().err
     assert not list(here.glob("out*"))
 
 
