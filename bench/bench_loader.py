@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from bench.generated import sequences, spans
-from bench.peers import python_iterator
+from remi_fast.benchmark.generated import sequences, spans
+from remi_fast.benchmark.peers import python_iterator
 from remi_fast.data.loader import BatchLoader
 
 BATCH, HISTORY = 128, 20

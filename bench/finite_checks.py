@@ -16,8 +16,8 @@ from unittest import mock
 import numpy as np
 
 from bench import results
-from bench.end_to_end import Data, ours
 from remi_fast import optim
+from remi_fast.benchmark.steps import Data, ours
 from remi_fast.config import Config
 from remi_fast.training.step import TrainingStep
 from remi_fast.training.trainer import set_threads

@@ -2,6 +2,7 @@
 
 from . import (
     backward,
+    benchmark,
     capsules,
     data,
     deferred_adam,
@@ -20,6 +21,7 @@ from .runner import Mutant
 FILES = (
     forward,
     backward,
+    benchmark,
     host,
     deferred_adam,
     capsules,
