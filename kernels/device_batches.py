@@ -158,9 +158,7 @@ def _reference(
         buffer.copy_(torch.from_numpy(values))
 
 
-def _uniform(
-    before: Integers, seed: int, step: int, index: Integers
-) -> tuple[Integers, Integers]:
+def _uniform(before: Integers, seed: int, step: int, index: Integers) -> tuple[Integers, Integers]:
     """Of each sample the row of its user, and which of that user's targets."""
     num_users = len(before) - 1
     if len(index) > num_users:
@@ -170,9 +168,7 @@ def _uniform(
     return row, bounded(random_words(index, step, TARGETS, seed), np.diff(before)[row])
 
 
-def _in_epoch(
-    before: Integers, seed: int, step: int, index: Integers
-) -> tuple[Integers, Integers]:
+def _in_epoch(before: Integers, seed: int, step: int, index: Integers) -> tuple[Integers, Integers]:
     num_targets = int(before[-1])
     epoch, rank = np.divmod(step * len(index) + index, num_targets)
     target = np.empty_like(rank)

@@ -64,9 +64,7 @@ def draw_batch_kernel(
             number, seed, before_ptr, num_users, num_targets, LOW, HIGH, ROUNDS, USER_BITS
         )
     else:
-        row, rank = _uniform(
-            index, seed, step, before_ptr, num_users, REPLACE, LOW, HIGH, ROUNDS
-        )
+        row, rank = _uniform(index, seed, step, before_ptr, num_users, REPLACE, LOW, HIGH, ROUNDS)
     past = rank + min_history
     place = tl.load(start_ptr + row) + past
     length = tl.minimum(past, L)

@@ -56,12 +56,12 @@ class DeviceBatchLoader:
             items, users, spans, min_history=min_history, device=device
         )
         self._seed, self._every_target_once = seed, sampling == "epoch"
-        self._shape, self._device, self._backend = (batch_size, max_history), device, backend
+        self._shape, self._backend = (batch_size, max_history), backend
         self._drawn = self._empty()
         self._next, self._closed = start_step, False
 
     def _empty(self) -> Buffers:
-        return Buffers.empty(*self._shape, self._device)
+        return Buffers.empty(*self._shape, self._sequences.items.device)
 
     def _draw(self, step: int | Tensor, out: Buffers) -> Batch:
         draw_batch(

@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from remi_fast.data.loader import BatchLoader
-from remi_fast.kernels import device_batches, device_batches_launch
+from remi_fast.kernels import device_batches_launch
 from remi_fast.kernels.device_batches import Buffers, Sequences, device_bytes, draw_batch
 from tests.device import DEVICE
 from tests.kernels.test_no_synchronisation import OnlyAllowed
@@ -202,6 +202,7 @@ def test_the_bytes_on_the_device():
         ({"history": lambda x: x[:, 0].contiguous()}, ValueError, "buffers: got shapes"),
         ({"history": lambda x: x[:, :0].contiguous()}, ValueError, "with B, L >= 1"),
     ],
+    ids=["int64", "a list", "strided", "elsewhere", "too small", "one dimension", "no places"],
 )
 def test_bad_buffers(change, error, message):
     out = empty()
@@ -241,4 +242,3 @@ def test_the_data_is_not_written_nor_kept(recwarn):
         array.flags.writeable = False
     sequences = upload(data)
     assert not recwarn and not np.shares_memory(sequences.items.cpu().numpy(), data[0])
-    assert device_batches.Sequences is Sequences
