@@ -154,8 +154,7 @@ def test_steps_that_are_not():
 
 
 def test_a_step_past_the_last_epoch():
-    options = {"sampling": "epoch", "batch_size": 200}
-    with device_loader(make((9, 8)), **options) as ours:
-        with host_loader(make((9, 8)), **options) as theirs:
-            for step in (2**28, 2**32 - 1):
-                assert error_of(lambda: ours.batch(step)) == error_of(lambda: theirs.batch(step))  # noqa: B023
+    data, options = make((9, 8)), {"sampling": "epoch", "batch_size": 200}
+    with device_loader(data, **options) as ours, host_loader(data, **options) as theirs:
+        for step in (2**28, 2**32 - 1):
+            assert error_of(lambda: ours.batch(step)) == error_of(lambda: theirs.batch(step))  # noqa: B023
