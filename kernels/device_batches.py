@@ -63,9 +63,14 @@ class Sequences:
         start, targets = spans[:, 0], spans[:, 1] - spans[:, 0] - min_history
         trained = targets > 0
         before = np.concatenate([[0], np.cumsum(targets[trained])])
-        arrays = items, start[trained], users[trained], before
-        copies = (torch.tensor(array, device=device) for array in arrays)
-        return cls(*copies, num_targets=int(before[-1]), min_history=min_history)
+        return cls(
+            items=torch.tensor(items, device=device),
+            start=torch.tensor(start[trained], device=device),
+            user=torch.tensor(users[trained], device=device),
+            targets_before=torch.tensor(before, device=device),
+            num_targets=int(before[-1]),
+            min_history=min_history,
+        )
 
 
 def device_bytes(items: npt.NDArray[np.int32], spans: Integers, *, min_history: int) -> int:

@@ -129,7 +129,7 @@ DRAWING = group(
      "return row, target"),
     ("search past the last user", GUARDED,
      "tl.load(before_ptr + tl.where(there, later, 0))",
-     "tl.load(before_ptr + later * 9)"),
+     "tl.load(before_ptr + later)"),
     ("the device's step is not read, for a batch", bits(),
      "step = tl.load(step_ptr)",
      "step = tl.load(step_ptr) * 0"),
