@@ -99,8 +99,9 @@ class DeviceBatchLoader:
 
         The tensors are the same ones in every call, and the next call overwrites them. A call takes
         no memory and waits for nothing: a CUDA graph that holds it draws, in every replay, the
-        batch of the step that is there by then (call it once before: that compiles it). The step has to be in [0, 2^32), and with
-        sampling="epoch" its epoch, too; who counts the steps checks it.
+        batch of the step that is there by then. Call it once before a capture: that compiles it.
+        The step has to be in [0, 2^32), and with sampling="epoch" its epoch, too; who counts the
+        steps checks it.
         """
         return self._draw(step, self._drawn)
 
