@@ -156,7 +156,7 @@ def batch_cases():
     """Lengths of the sequences, batch and history; whether an epoch: the first and last items."""
     for every_target_once in (False, True):
         yield ((5,), 1, 1), every_target_once
-        yield ((3, 9, 2, 5, 40), 33, 37), every_target_once
+        yield ((3, 9, 2, 5, 3, 40), 33, 37), every_target_once  # five users with a target
         yield ((3, 4, 3), 2, 1), every_target_once
 
 
