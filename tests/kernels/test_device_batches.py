@@ -32,6 +32,7 @@ CASES = {
     "no history": ((1, 2, 3, 70), 4, 65, 0),
     "long histories": ((200, 130, 66), 2, 64, 50),
     "epochs of three targets": ((5, 6), 40, 3, 4),
+    "permuted in six rounds": ((5, 6) * 20_000, 40, 3, 4),
     "many users": (tuple(5 + i * i % 23 for i in range(300)), 20, 9, 4),
 }
 # Seed and step, and how the step is given.
