@@ -30,7 +30,12 @@ from triton.backends.driver import DriverBase
 
 from bench import compile_variants as variants
 from bench.compile_variants import AnyVariant
-from remi_fast.kernels import capsule_routing_launch, deferred_adam_launch, ihn_loss_launch
+from remi_fast.kernels import (
+    capsule_routing_launch,
+    deferred_adam_launch,
+    device_batches_launch,
+    ihn_loss_launch,
+)
 
 BUDGETS = Path(__file__).parent / "compile_budgets.json"
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
@@ -119,6 +124,7 @@ def launched(variant: AnyVariant) -> list[tuple[Any, tuple[Any, ...], dict[str, 
         mock.patch.object(ihn_loss_launch, "launch", note),
         mock.patch.object(deferred_adam_launch, "launch", note),
         mock.patch.object(capsule_routing_launch, "launch", note),
+        mock.patch.object(device_batches_launch, "launch", note),
     ):
         variants.run(variant)
     return launches_made

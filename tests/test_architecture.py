@@ -31,6 +31,7 @@ ALLOWED = {
         "errors",
         "files",
         "kernels.checks",
+        "kernels.device_batches",
         "kernels.native",
         "kernels.philox",
         "polars",
