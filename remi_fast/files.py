@@ -102,7 +102,8 @@ def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
 
     replace: where `path` is a folder already, it is moved aside first and removed last, so that one
     whole version always stands (see `standing`). Otherwise `path` must not exist. After an error
-    nothing is left, not even the parents that were made for it.
+    nothing is left, not even the parents that were made for it; but where the disk did not say that
+    it has the new version, the one before stays aside until `recover_folder`.
     """
     temporary = _temporary(path)
     with storing(path):
