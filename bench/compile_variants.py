@@ -4,6 +4,8 @@ The tensors are on torch's meta device: shapes, strides and alignment, but no me
 code picks the tiles and Triton specialises the arguments as it does on a GPU.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -14,6 +16,7 @@ from torch import Tensor
 from remi_fast.kernels import capsule_routing_launch as capsules
 from remi_fast.kernels import deferred_adam_launch as adam
 from remi_fast.kernels import ihn_loss_launch as launches
+from remi_fast.kernels import self_attentive_launch as attention
 from remi_fast.kernels.deferred_adam_state import AdamState, StepTable
 
 # Name: dtype of the tensors, dtype of the products, torch's float32 matmul precision.
@@ -32,6 +35,7 @@ DIMS = (16, 50, 100, 128, 200, 256)  # besides 64; rows of 50, 100, 200 are read
 ADAM_DIMS = (1, 16, 50, 100, 128, 256, 512)  # besides 64
 ADAM_BETAS = ((0.0, 0.999), (0.95, 0.98))  # besides 0.9, 0.999
 CAPSULE_DIMS = (16, 100, 128)  # besides 64, and of every dtype 50 and 256
+ATTENTION_DIMS = (16, 100, 128, 256)  # besides 64
 _GATHERED = 3968  # ids: 128 histories of 20, 128 targets, 1,280 negatives
 _HISTORY = 20
 _BATCH = 128
@@ -87,11 +91,36 @@ class CapsuleVariant:
         return f"{self.model} {self.dtype} {sizes}{through}"
 
 
-AnyVariant = Variant | AdamVariant | CapsuleVariant
+@dataclass(frozen=True)
+class AttentionVariant:
+    """ComiRec-SA's extractor, forward and backward; four hidden units a dimension."""
+
+    arithmetic: str
+    batch: int = 1024
+    dim: int = 64
+    interests: int = 4
+    history: int = _HISTORY
+    routing_gradient: bool = True
+
+    def __str__(self) -> str:
+        sizes = f"B{self.batch} d{self.dim} K{self.interests} L{self.history}"
+        constant = "" if self.routing_gradient else " no routing gradient"
+        return f"{self.arithmetic} comirec-sa {sizes}{constant}"
+
+
+AnyVariant = Variant | AdamVariant | CapsuleVariant | AttentionVariant
 
 
 def _capsules(**sizes: Any) -> list[CapsuleVariant]:
     return [CapsuleVariant(model, **sizes) for model in ("comirec-dr", "mind")]
+
+
+def _attention(arithmetic: str) -> list[AttentionVariant]:
+    """Every dimension, short and long histories, few and many interests."""
+    variants = [AttentionVariant(arithmetic, dim=dim) for dim in ATTENTION_DIMS]
+    variants += [AttentionVariant(arithmetic, dim=dim, history=256) for dim in (64, 256)]
+    variants += [AttentionVariant(arithmetic, interests=n) for n in (1, 16)]
+    return [*variants, AttentionVariant(arithmetic, routing_gradient=False)]
 
 
 def _adam(**sizes: Any) -> list[AdamVariant]:
@@ -102,8 +131,11 @@ def benchmarked() -> list[AnyVariant]:
     """The loss that the benchmark times, and the kernels of a training step."""
     timed = {"source": "rows", "options": ("routing",)}
     trained = {"batch": 128, "options": ("draw", "mask", "routing")}
+    variants: list[AnyVariant]
     variants = [Variant(a, b, **timed) for a, b in product(TENSOR_CORES, BATCHES)]
-    return [*variants, *(Variant(name, **trained) for name in TENSOR_CORES), *_adam(), *_capsules()]
+    variants += [Variant(name, **trained) for name in TENSOR_CORES]
+    attention = [AttentionVariant(a, b) for a, b in product(TENSOR_CORES, BATCHES)]
+    return [*variants, *_adam(), *_capsules(), *attention]
 
 
 def shipped() -> list[AnyVariant]:
@@ -135,6 +167,8 @@ def shipped() -> list[AnyVariant]:
         variants += _capsules(dim=dim)
     for dtype, dim in product(("float32", "bfloat16", "float16", "float64"), (50, 64, 256)):
         variants += _capsules(dtype=dtype, dim=dim)
+    for name in ARITHMETIC:
+        variants += _attention(name)
     return list(dict.fromkeys(variants))
 
 
@@ -144,8 +178,12 @@ def run(variant: AnyVariant) -> None:
         _call_adam(variant)
     elif isinstance(variant, CapsuleVariant):
         _call_capsules(variant)
+    elif isinstance(variant, AttentionVariant):
+        with _precision(variant.arithmetic):
+            _call_attention(variant)
     else:
-        _call_loss(variant)
+        with _precision(variant.arithmetic):
+            _forward_and_backward(variant)
 
 
 def _call_adam(variant: AdamVariant) -> None:
@@ -181,14 +219,30 @@ def _call_capsules(variant: CapsuleVariant) -> None:
     capsules.backward(*inputs, routing, interests, slope)
 
 
-def _call_loss(variant: Variant) -> None:
-    _, _, precision = ARITHMETIC[variant.arithmetic]
+@contextmanager
+def _precision(arithmetic: str) -> Iterator[None]:
+    """torch's float32 matmul precision."""
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
+    torch.set_float32_matmul_precision(ARITHMETIC[arithmetic][2])
     try:
-        _forward_and_backward(variant)
+        yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def _call_attention(variant: AttentionVariant) -> None:
+    dtype, products, _ = ARITHMETIC[variant.arithmetic]
+    batch, positions, dim = variant.batch, variant.history, variant.dim
+    inputs = (
+        _empty(batch, positions, dim, dtype=dtype),
+        _empty(batch, dtype=torch.int64),
+        _empty(positions, dim, dtype=dtype),
+        _empty(dim, 4 * dim, dtype=dtype),
+        _empty(4 * dim, variant.interests, dtype=dtype),
+    )
+    interests, routing = attention.forward(*inputs, products)
+    slope = routing if variant.routing_gradient else None
+    attention.backward(*inputs, routing, interests, slope, products)
 
 
 def _forward_and_backward(variant: Variant) -> None:

@@ -16,6 +16,7 @@ from .runtime import DOT_TYPES, dot_precision, launch
 
 _PROGRAMS = 132  # multiprocessors of an H100 or H200
 _STAGES = 2
+_REGISTERS = 255  # else the compiler may spill a few, to have more programs run
 _SUMMED = 32  # outputs that a program sums the parts of
 _PARTS_A_TIME = 32
 
@@ -100,7 +101,7 @@ def forward(
         history, length, positions, w1, w2, interests, routing,
         batch, history.stride(0), history.stride(1),
         **sizes, **_blocks(tiles, dim), **_types(dtype),
-        num_warps=tiles.warps, num_stages=_STAGES,
+        num_warps=tiles.warps, num_stages=_STAGES, maxnreg=_REGISTERS,
     )  # fmt: skip
     return interests, routing
 
@@ -134,7 +135,7 @@ def backward(
         grad_history, partials,
         batch, count, history.stride(0), history.stride(1),
         **sizes, **_blocks(tiles, dim), **_types(dtype),
-        num_warps=tiles.warps, num_stages=_STAGES,
+        num_warps=tiles.warps, num_stages=_STAGES, maxnreg=_REGISTERS,
     )  # fmt: skip
     lengths = [x.numel() for x in (w1, w2, positions)]
     summed = w1.new_empty(sum(lengths))
