@@ -28,6 +28,7 @@ class Tiles:
     rows: int
     hidden: int
     warps: int
+    chunk: int = 256  # dimensions multiplied at a time: fewer need fewer registers
 
 
 # By arithmetic and padded dimension: the largest that compile without spilled registers for sm_80,
@@ -167,7 +168,8 @@ def _sizes(history: Tensor, w2: Tensor, tiles: Tiles) -> dict[str, int]:
 
 
 def _blocks(tiles: Tiles, dim: int) -> dict[str, int]:
-    return {"BLOCK_H": tiles.hidden, "BLOCK_D": max(16, triton.next_power_of_2(dim))}
+    block = max(16, triton.next_power_of_2(dim))
+    return {"BLOCK_H": tiles.hidden, "BLOCK_D": block, "CHUNK": min(tiles.chunk, block)}
 
 
 def _types(dtype: torch.dtype) -> dict[str, Any]:

@@ -69,27 +69,51 @@ def _columns_of_tile(
 
 
 @triton.jit
-def _load_rows(
-    matrix_ptr, rows, present, D: tl.constexpr, BLOCK_D: tl.constexpr, SUM: tl.constexpr
-):
-    """[rows, BLOCK_D] at these offsets; 0 where not `present`."""
-    dims = tl.arange(0, BLOCK_D)
+def _load_rows(matrix_ptr, rows, present, dims, D: tl.constexpr, SUM: tl.constexpr):
+    """[rows, dims] at these offsets; 0 where not `present`."""
     mask = present[:, None] & (dims < D)[None, :]
     return tl.load(matrix_ptr + rows[:, None] + dims[None, :], mask=mask, other=0.0).to(SUM)
 
 
 @triton.jit
-def _load_weights(
-    w1_ptr, w2_ptr, units, interests, H: tl.constexpr, D: tl.constexpr, K: tl.constexpr,
-    BLOCK_D: tl.constexpr, DOT: tl.constexpr,
+def _inputs(
+    history_ptr, positions_ptr, rows, places, present, dims,
+    D: tl.constexpr, DOT: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
-    """W1 [BLOCK_D, units], and W2 [columns, units], again for each user."""
-    dims = tl.arange(0, BLOCK_D)
+    """[rows, dims] of the history with its positions added, read again wherever it is needed: it
+    would not fit in the registers beside the rest."""
+    history = _load_rows(history_ptr, rows, present, dims, D, SUM)
+    return (history + _load_rows(positions_ptr, places * D, present, dims, D, SUM)).to(DOT)
+
+
+@triton.jit
+def _load_w1(w1_ptr, dims, units, D: tl.constexpr, H: tl.constexpr, DOT: tl.constexpr):
+    """[dims, units]"""
     mask = (dims < D)[:, None] & (units < H)[None, :]
-    w1 = tl.load(w1_ptr + dims[:, None] * H + units[None, :], mask=mask, other=0.0)
+    return tl.load(w1_ptr + dims[:, None] * H + units[None, :], mask=mask, other=0.0).to(DOT)
+
+
+@triton.jit
+def _load_w2(w2_ptr, units, interests, H: tl.constexpr, K: tl.constexpr, DOT: tl.constexpr):
+    """[columns, units], so that each user has its own"""
     mask = (interests < K)[:, None] & (units < H)[None, :]
-    w2 = tl.load(w2_ptr + units[None, :] * K + interests[:, None], mask=mask, other=0.0)
-    return w1.to(DOT), w2.to(DOT)
+    return tl.load(w2_ptr + units[None, :] * K + interests[:, None], mask=mask, other=0.0).to(DOT)
+
+
+@triton.jit
+def _hidden(
+    history_ptr, positions_ptr, w1_ptr, rows, places, present, units,
+    D: tl.constexpr, H: tl.constexpr, CHUNK: tl.constexpr, BLOCK_D: tl.constexpr,
+    DOT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """[rows, units] of the hidden layer, CHUNK dimensions at a time."""
+    hidden = tl.zeros([rows.shape[0], units.shape[0]], SUM)
+    for start in range(0, BLOCK_D, CHUNK):
+        dims = start + tl.arange(0, CHUNK)
+        inputs = _inputs(history_ptr, positions_ptr, rows, places, present, dims, D, DOT, SUM)
+        w1 = _load_w1(w1_ptr, dims, units, D, H, DOT)
+        hidden = tl.dot(inputs, w1, hidden, input_precision=PRECISION, out_dtype=SUM)
+    return _tanh(hidden)
 
 
 @triton.jit
@@ -98,27 +122,29 @@ def _logits_of_tile(
     B, stride_user, stride_place,
     L: tl.constexpr, D: tl.constexpr, H: tl.constexpr, K: tl.constexpr,
     PLACES: tl.constexpr, USERS: tl.constexpr, BLOCK_R: tl.constexpr,
-    BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr,
     DOT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """[rows, columns], -inf but for a user's own history; the history; the places, and which rows
-    and columns are of one user."""
+    """[rows, columns], -inf but for a user's own history; the rows' offsets and places; which are
+    in the history; and which rows and columns are of one user."""
     slots, users, places, real, present = _rows_of_tile(
         tile, start, length_ptr, B, L, PLACES, USERS, BLOCK_R
     )
     rows = users * stride_user + places * stride_place
-    history = _load_rows(history_ptr, rows, present, D, BLOCK_D, SUM)
-    positions = _load_rows(positions_ptr, places * D, present, D, BLOCK_D, SUM)
-    inputs = (history + positions).to(DOT)
     logits = tl.zeros([BLOCK_R, interests.shape[0]], SUM)
     for first_unit in range(0, H, BLOCK_H):
         units = first_unit + tl.arange(0, BLOCK_H)
-        w1, w2 = _load_weights(w1_ptr, w2_ptr, units, interests, H, D, K, BLOCK_D, DOT)
-        hidden = _tanh(tl.dot(inputs, w1, input_precision=PRECISION, out_dtype=SUM)).to(DOT)
-        logits = tl.dot(hidden, tl.trans(w2), logits, input_precision=PRECISION, out_dtype=SUM)
+        hidden = _hidden(
+            history_ptr, positions_ptr, w1_ptr, rows, places, present, units,
+            D, H, CHUNK, BLOCK_D, DOT, SUM, PRECISION,
+        )  # fmt: skip
+        w2 = _load_w2(w2_ptr, units, interests, H, K, DOT)
+        logits = tl.dot(
+            hidden.to(DOT), tl.trans(w2), logits, input_precision=PRECISION, out_dtype=SUM
+        )
     same_user = slots[:, None] == column_slots[None, :]
     logits = tl.where(same_user & present[:, None], logits, -_INF)
-    return logits, history, places, same_user & real[:, None]
+    return logits, rows, places, present, same_user & real[:, None]
 
 
 @triton.jit
@@ -136,7 +162,7 @@ def attention_kernel(
     B, stride_user, stride_place,
     L: tl.constexpr, D: tl.constexpr, H: tl.constexpr, K: tl.constexpr,
     PLACES: tl.constexpr, USERS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
-    BLOCK_K: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr,
     DOT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """interests (B, K, D) and routing (B, K, L); grid (cdiv(B, USERS),)."""
@@ -148,26 +174,28 @@ def attention_kernel(
     total = tl.zeros([BLOCK_C], SUM)
     if L > PLACES:
         for start in range(0, L, PLACES):
-            logits, _, _, _ = _logits_of_tile(
+            logits, _, _, _, _ = _logits_of_tile(
                 tile, start, column_slots, interests,
                 history_ptr, length_ptr, positions_ptr, w1_ptr, w2_ptr,
                 B, stride_user, stride_place, L, D, H, K,
-                PLACES, USERS, BLOCK_R, BLOCK_H, BLOCK_D, DOT, SUM, PRECISION,
+                PLACES, USERS, BLOCK_R, BLOCK_H, BLOCK_D, CHUNK, DOT, SUM, PRECISION,
             )  # fmt: skip
             maximum, total = _with_logits(maximum, total, logits)
 
+    dims = tl.arange(0, BLOCK_D)
     mixed = tl.zeros([BLOCK_C, BLOCK_D], SUM)
     for start in range(0, L, PLACES):
-        logits, history, places, own = _logits_of_tile(
+        logits, rows, places, present, own = _logits_of_tile(
             tile, start, column_slots, interests,
             history_ptr, length_ptr, positions_ptr, w1_ptr, w2_ptr,
             B, stride_user, stride_place, L, D, H, K,
-            PLACES, USERS, BLOCK_R, BLOCK_H, BLOCK_D, DOT, SUM, PRECISION,
+            PLACES, USERS, BLOCK_R, BLOCK_H, BLOCK_D, CHUNK, DOT, SUM, PRECISION,
         )  # fmt: skip
         if L <= PLACES:
             maximum, total = _with_logits(maximum, total, logits)
         finite = tl.where(maximum == -_INF, 0.0, maximum)
         weights = tl.exp(logits - finite[None, :]) / tl.where(total == 0, 1.0, total)[None, :]
+        history = _load_rows(history_ptr, rows, present, dims, D, SUM)
         mixed = tl.dot(
             tl.trans(weights.to(DOT)), history.to(DOT), mixed,
             input_precision=PRECISION, out_dtype=SUM,
@@ -176,7 +204,6 @@ def attention_kernel(
         weights = rounded(weights, routing_ptr.dtype.element_ty)
         tl.store(pointers, weights, mask=own & column_real[None, :])
 
-    dims = tl.arange(0, BLOCK_D)
     pointers = interests_ptr + column_rows[:, None] * D + dims[None, :]
     mask = column_real[:, None] & (dims < D)[None, :]
     tl.store(pointers, rounded(mixed, interests_ptr.dtype.element_ty), mask=mask)
@@ -190,20 +217,19 @@ def _slopes_of_tile(
     PLACES: tl.constexpr, USERS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
     DOT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """[rows, columns]: the routing and its gradient, 0 but for a user's own history; and the
-    history."""
+    """[rows, columns]: the routing and its gradient, 0 but for a user's own history."""
     slots, users, places, _, present = _rows_of_tile(
         tile, start, length_ptr, B, L, PLACES, USERS, BLOCK_R
     )
     rows = users * stride_user + places * stride_place
-    history = _load_rows(history_ptr, rows, present, D, BLOCK_D, SUM)
+    history = _load_rows(history_ptr, rows, present, tl.arange(0, BLOCK_D), D, SUM)
     own = (slots[:, None] == column_slots[None, :]) & present[:, None] & column_real[None, :]
     offsets = column_rows[None, :] * L + places[:, None]
     routing = tl.load(routing_ptr + offsets, mask=own, other=0.0).to(SUM)
     slope = tl.dot(history.to(DOT), tl.trans(upward), input_precision=PRECISION, out_dtype=SUM)
     if grad_routing_ptr is not None:
         slope += tl.load(grad_routing_ptr + offsets, mask=own, other=0.0).to(SUM)
-    return routing, tl.where(own, slope, 0.0), history
+    return routing, tl.where(own, slope, 0.0)
 
 
 @triton.jit
@@ -215,28 +241,36 @@ def _add_to(pointers, values, mask, is_first):
 
 @triton.jit
 def _through_the_layers(
-    inputs, grad_logits, interests, w1_ptr, w2_ptr, w1_partial_ptr, w2_partial_ptr, is_first,
-    D: tl.constexpr, H: tl.constexpr, K: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
+    history_ptr, positions_ptr, w1_ptr, w2_ptr, w1_partial_ptr, w2_partial_ptr,
+    rows, places, present, grad_logits, interests, is_first,
+    D: tl.constexpr, H: tl.constexpr, K: tl.constexpr,
+    BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr,
     DOT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradient [rows, BLOCK_D] of the inputs; those of W1 and W2 are added to this program's."""
-    dims = tl.arange(0, BLOCK_D)
     columns = tl.arange(0, interests.shape[0])
-    grad_inputs = tl.zeros([inputs.shape[0], BLOCK_D], SUM)
+    grad_inputs = tl.zeros([rows.shape[0], BLOCK_D], SUM)
     for first_unit in range(0, H, BLOCK_H):
         units = first_unit + tl.arange(0, BLOCK_H)
-        w1, w2 = _load_weights(w1_ptr, w2_ptr, units, interests, H, D, K, BLOCK_D, DOT)
-        hidden = _tanh(tl.dot(inputs, w1, input_precision=PRECISION, out_dtype=SUM))
-        gradient = tl.dot(
+        hidden = _hidden(
+            history_ptr, positions_ptr, w1_ptr, rows, places, present, units,
+            D, H, CHUNK, BLOCK_D, DOT, SUM, PRECISION,
+        )  # fmt: skip
+        grad_w2 = tl.dot(
             tl.trans(grad_logits), hidden.to(DOT), input_precision=PRECISION, out_dtype=SUM
         )
-        pointers = w2_partial_ptr + columns[:, None] * H + units[None, :]
-        _add_to(pointers, gradient, (units < H)[None, :], is_first)
+        w2_pointers = w2_partial_ptr + columns[:, None] * H + units[None, :]
+        _add_to(w2_pointers, grad_w2, (units < H)[None, :], is_first)
+        w2 = _load_w2(w2_ptr, units, interests, H, K, DOT)
         slope = tl.dot(grad_logits, w2, input_precision=PRECISION, out_dtype=SUM)
         slope = (slope * (1 - hidden * hidden)).to(DOT)
-        gradient = tl.dot(tl.trans(inputs), slope, input_precision=PRECISION, out_dtype=SUM)
-        pointers = w1_partial_ptr + dims[:, None] * H + units[None, :]
-        _add_to(pointers, gradient, (dims < D)[:, None] & (units < H)[None, :], is_first)
+        for start in range(0, BLOCK_D, CHUNK):
+            dims = start + tl.arange(0, CHUNK)
+            inputs = _inputs(history_ptr, positions_ptr, rows, places, present, dims, D, DOT, SUM)
+            grad_w1 = tl.dot(tl.trans(inputs), slope, input_precision=PRECISION, out_dtype=SUM)
+            w1_pointers = w1_partial_ptr + dims[:, None] * H + units[None, :]
+            _add_to(w1_pointers, grad_w1, (dims < D)[:, None] & (units < H)[None, :], is_first)
+        w1 = _load_w1(w1_ptr, tl.arange(0, BLOCK_D), units, D, H, DOT)
         grad_inputs = tl.dot(
             slope, tl.trans(w1), grad_inputs, input_precision=PRECISION, out_dtype=SUM
         )
@@ -250,7 +284,7 @@ def gradients_kernel(
     B, tiles, stride_user, stride_place,
     L: tl.constexpr, D: tl.constexpr, H: tl.constexpr, K: tl.constexpr,
     PLACES: tl.constexpr, USERS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
-    BLOCK_K: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr,
     DOT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the history (B, L, D); grid (parts,).
@@ -267,12 +301,12 @@ def gradients_kernel(
         column_slots, interests, column_rows, column_real = _columns_of_tile(
             tile, B, K, USERS, BLOCK_K, BLOCK_C
         )
-        upward = _load_rows(grad_interests_ptr, column_rows * D, column_real, D, BLOCK_D, SUM)
+        upward = _load_rows(grad_interests_ptr, column_rows * D, column_real, dims, D, SUM)
         upward = upward.to(DOT)
         mean = tl.zeros([BLOCK_C], SUM)  # of the routing's gradient, by the routing
         if L > PLACES:
             for start in range(0, L, PLACES):
-                routing, slope, _ = _slopes_of_tile(
+                routing, slope = _slopes_of_tile(
                     tile, start, column_slots, column_rows, column_real, upward,
                     history_ptr, length_ptr, routing_ptr, grad_routing_ptr,
                     B, stride_user, stride_place,
@@ -280,7 +314,7 @@ def gradients_kernel(
                 )  # fmt: skip
                 mean += tl.sum(routing * slope, axis=0)
         for start in range(0, L, PLACES):
-            routing, slope, history = _slopes_of_tile(
+            routing, slope = _slopes_of_tile(
                 tile, start, column_slots, column_rows, column_real, upward,
                 history_ptr, length_ptr, routing_ptr, grad_routing_ptr,
                 B, stride_user, stride_place,
@@ -292,11 +326,11 @@ def gradients_kernel(
             slots, users, places, real, present = _rows_of_tile(
                 tile, start, length_ptr, B, L, PLACES, USERS, BLOCK_R
             )
-            positions = _load_rows(positions_ptr, places * D, present, D, BLOCK_D, SUM)
             grad_inputs = _through_the_layers(
-                (history + positions).to(DOT), grad_logits, interests, w1_ptr, w2_ptr,
-                w1_partial_ptr, w2_partial_ptr, (tile == part) & (start == 0),
-                D, H, K, BLOCK_H, BLOCK_D, DOT, SUM, PRECISION,
+                history_ptr, positions_ptr, w1_ptr, w2_ptr, w1_partial_ptr, w2_partial_ptr,
+                users * stride_user + places * stride_place, places, present,
+                grad_logits, interests, (tile == part) & (start == 0),
+                D, H, K, BLOCK_H, BLOCK_D, CHUNK, DOT, SUM, PRECISION,
             )  # fmt: skip
             pointers = positions_partial_ptr + ((slots * L + places) * D)[:, None] + dims[None, :]
             mask = ((slots < USERS) & (places < L))[:, None] & (dims < D)[None, :]
