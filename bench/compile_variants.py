@@ -35,7 +35,6 @@ DIMS = (16, 50, 100, 128, 200, 256)  # besides 64; rows of 50, 100, 200 are read
 ADAM_DIMS = (1, 16, 50, 100, 128, 256, 512)  # besides 64
 ADAM_BETAS = ((0.0, 0.999), (0.95, 0.98))  # besides 0.9, 0.999
 CAPSULE_DIMS = (16, 100, 128)  # besides 64, and of every dtype 50 and 256
-ATTENTION_DIMS = (16, 100, 128, 256)  # besides 64
 _GATHERED = 3968  # ids: 128 histories of 20, 128 targets, 1,280 negatives
 _HISTORY = 20
 _BATCH = 128
@@ -116,11 +115,12 @@ def _capsules(**sizes: Any) -> list[CapsuleVariant]:
 
 
 def _attention(arithmetic: str) -> list[AttentionVariant]:
-    """Every dimension, short and long histories, few and many interests."""
-    variants = [AttentionVariant(arithmetic, dim=dim) for dim in ATTENTION_DIMS]
-    variants += [AttentionVariant(arithmetic, dim=dim, history=256) for dim in (64, 256)]
-    variants += [AttentionVariant(arithmetic, interests=n) for n in (1, 16)]
-    return [*variants, AttentionVariant(arithmetic, routing_gradient=False)]
+    """Other dimensions, long histories, many interests."""
+    sizes: tuple[dict[str, Any], ...] = (
+        {"dim": 100}, {"dim": 256, "interests": 16}, {"interests": 16}, {"history": 256},
+        {"dim": 256, "history": 256}, {"routing_gradient": False},
+    )  # fmt: skip
+    return [AttentionVariant(arithmetic, **size) for size in sizes]
 
 
 def _adam(**sizes: Any) -> list[AdamVariant]:

@@ -34,16 +34,32 @@ class Tiles:
 # By arithmetic and padded dimension: the largest that compile without spilled registers for sm_80,
 # sm_90 and sm_100 (bench/compile_report.py).
 _FORWARD = {
-    "half": {64: Tiles(64, 64, 4), 128: Tiles(64, 64, 8), 256: Tiles(64, 32, 8)},
-    "tf32": {64: Tiles(64, 64, 4), 128: Tiles(64, 32, 8), 256: Tiles(32, 32, 8)},
-    "tf32x3": {64: Tiles(64, 32, 8), 128: Tiles(32, 32, 8), 256: Tiles(16, 32, 8)},
-    "float64": {64: Tiles(16, 16, 4), 128: Tiles(16, 16, 8), 256: Tiles(16, 16, 8)},
+    "half": {64: Tiles(64, 64, 4), 128: Tiles(64, 32, 8, chunk=32), 256: Tiles(32, 32, 8, chunk=32)},
+    "tf32": {64: Tiles(64, 64, 8), 128: Tiles(32, 32, 8, chunk=32), 256: Tiles(16, 32, 8, chunk=32)},
+    "tf32x3": {
+        64: Tiles(32, 32, 8, chunk=32),
+        128: Tiles(32, 32, 8, chunk=16),
+        256: Tiles(16, 32, 8, chunk=16),
+    },
+    "float64": {64: Tiles(16, 16, 4, chunk=16), 256: Tiles(16, 16, 8, chunk=16)},
 }
 _BACKWARD = {
-    "half": {64: Tiles(64, 64, 8), 128: Tiles(64, 32, 8), 256: Tiles(32, 32, 8)},
-    "tf32": {64: Tiles(64, 32, 8), 128: Tiles(32, 32, 8), 256: Tiles(32, 16, 8)},
-    "tf32x3": {64: Tiles(32, 32, 8), 128: Tiles(32, 16, 8), 256: Tiles(16, 16, 8)},
-    "float64": {64: Tiles(16, 16, 4), 128: Tiles(16, 16, 8), 256: Tiles(16, 16, 8)},
+    "half": {
+        64: Tiles(64, 32, 8, chunk=32),
+        128: Tiles(32, 32, 8, chunk=32),
+        256: Tiles(16, 32, 8, chunk=32),
+    },
+    "tf32": {
+        64: Tiles(32, 64, 8, chunk=32),
+        128: Tiles(32, 32, 8, chunk=16),
+        256: Tiles(16, 32, 8, chunk=16),
+    },
+    "tf32x3": {
+        64: Tiles(32, 64, 8, chunk=16),
+        128: Tiles(16, 32, 8, chunk=16),
+        256: Tiles(16, 16, 8, chunk=16),
+    },
+    "float64": {64: Tiles(16, 16, 4, chunk=16), 256: Tiles(16, 16, 8, chunk=16)},
 }
 
 
@@ -64,9 +80,10 @@ def _lookup(table: dict[str, dict[int, Tiles]], dim: int, dtype: torch.dtype) ->
 
 
 def _many(tiles: Tiles, history: Tensor, interests: int) -> Tiles:
-    """With fewer rows where there would be fewer tiles than multiprocessors."""
+    """With fewer rows where there would be fewer tiles than multiprocessors, and where histories
+    are longer than a tile: the loops over their parts need registers, too."""
     batch, positions, _ = history.shape
-    rows = tiles.rows
+    rows = tiles.rows if positions <= tiles.rows else max(tiles.rows // 2, 16)
     while rows // 2 >= max(positions, 16) and (
         triton.cdiv(batch, _users(rows, positions, interests)) < _PROGRAMS
     ):

@@ -48,7 +48,7 @@ def _rows_of_tile(
     rows = tl.arange(0, BLOCK_R)
     slots = rows // PLACES
     users = (tile * USERS + slots).to(tl.int64)
-    places = start + rows % PLACES
+    places = (start + rows % PLACES).to(tl.int64)
     real = (slots < USERS) & (users < B) & (places < L)
     length = tl.load(length_ptr + users, mask=real, other=0)
     return slots, users, places, real, real & (places < length)
