@@ -34,8 +34,16 @@ class Tiles:
 # By arithmetic and padded dimension: the largest that compile without spilled registers for sm_80,
 # sm_90 and sm_100 (bench/compile_report.py).
 _FORWARD = {
-    "half": {64: Tiles(64, 64, 4), 128: Tiles(64, 32, 8, chunk=32), 256: Tiles(32, 32, 8, chunk=32)},
-    "tf32": {64: Tiles(64, 64, 8), 128: Tiles(32, 32, 8, chunk=32), 256: Tiles(16, 32, 8, chunk=32)},
+    "half": {
+        64: Tiles(64, 64, 4),
+        128: Tiles(64, 32, 8, chunk=32),
+        256: Tiles(32, 32, 8, chunk=32),
+    },
+    "tf32": {
+        64: Tiles(64, 64, 8),
+        128: Tiles(32, 32, 8, chunk=32),
+        256: Tiles(16, 32, 8, chunk=32),
+    },
     "tf32x3": {
         64: Tiles(32, 32, 8, chunk=32),
         128: Tiles(32, 32, 8, chunk=16),

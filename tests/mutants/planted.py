@@ -1,6 +1,7 @@
 """All planted bugs, and the control."""
 
 from . import (
+    attention,
     backward,
     capsules,
     data,
@@ -23,6 +24,7 @@ FILES = (
     host,
     deferred_adam,
     capsules,
+    attention,
     data,
     training,
     sweep,
