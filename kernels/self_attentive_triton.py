@@ -48,7 +48,7 @@ def _rows_of_tile(
     rows = tl.arange(0, BLOCK_R)
     slots = rows // PLACES
     users = (tile * USERS + slots).to(tl.int64)
-    places = (start + rows % PLACES).to(tl.int64)
+    places = start + rows % PLACES
     real = (slots < USERS) & (users < B) & (places < L)
     length = tl.load(length_ptr + users, mask=real, other=0)
     return slots, users, places, real, real & (places < length)
@@ -130,7 +130,7 @@ def _logits_of_tile(
     slots, users, places, real, present = _rows_of_tile(
         tile, start, length_ptr, B, L, PLACES, USERS, BLOCK_R
     )
-    rows = users * stride_user + places * stride_place
+    rows = users * stride_user + places.to(tl.int64) * stride_place
     logits = tl.zeros([BLOCK_R, interests.shape[0]], SUM)
     for first_unit in range(0, H, BLOCK_H):
         units = first_unit + tl.arange(0, BLOCK_H)
@@ -221,7 +221,7 @@ def _slopes_of_tile(
     slots, users, places, _, present = _rows_of_tile(
         tile, start, length_ptr, B, L, PLACES, USERS, BLOCK_R
     )
-    rows = users * stride_user + places * stride_place
+    rows = users * stride_user + places.to(tl.int64) * stride_place
     history = _load_rows(history_ptr, rows, present, tl.arange(0, BLOCK_D), D, SUM)
     own = (slots[:, None] == column_slots[None, :]) & present[:, None] & column_real[None, :]
     offsets = column_rows[None, :] * L + places[:, None]
@@ -328,7 +328,7 @@ def gradients_kernel(
             )
             grad_inputs = _through_the_layers(
                 history_ptr, positions_ptr, w1_ptr, w2_ptr, w1_partial_ptr, w2_partial_ptr,
-                users * stride_user + places * stride_place, places, present,
+                users * stride_user + places.to(tl.int64) * stride_place, places, present,
                 grad_logits, interests, (tile == part) & (start == 0),
                 D, H, K, BLOCK_H, BLOCK_D, CHUNK, DOT, SUM, PRECISION,
             )  # fmt: skip

@@ -1,7 +1,8 @@
 """Every tensor of every launch between two pages that may not be touched; see test_memory_safety.
 
 `python -m tests.kernels.guard_pages loss` runs the loss over odd shapes, `adam` deferred Adam,
-`capsules` capsule routing, `attention` the extractor; `control` reads one element too many, and has to die of it.
+`capsules` capsule routing, `attention` the extractor; `control` reads one element too many, and
+has to die of it.
 """
 
 import os

@@ -17,6 +17,7 @@ FALLING = f"{ATTENTION}peaked_logits[40--1]"
 RISING = f"{ATTENTION}peaked_logits[40-1]"
 NEAREST = f"{ATTENTION}half_precision_is_rounded_to_nearest"
 AUTOCAST = f"{ATTENTION}autocast_multiplies_in_its_dtype_and_leaves_that_of_the_history"
+TOO_MANY = f"{ATTENTION}too_large_for_triton[sizes2-got 17 interests, at most 16]"
 GUARDED = f"{MEMORY}nothing_is_touched_beyond_a_tensor[attention]"
 
 
@@ -51,8 +52,8 @@ FORWARD = group(
      "users = (tile * USERS + slots).to(tl.int64)\n    places",
      "users = tile * USERS + slots\n    places"),
     ("places far apart", far(1),
-     "places = (start + rows % PLACES).to(tl.int64)",
-     "places = start + rows % PLACES"),
+     "rows = users * stride_user + places.to(tl.int64) * stride_place\n    logits",
+     "rows = users * stride_user + places * stride_place\n    logits"),
     ("no positions", PACKED,
      "return (history + _load_rows(positions_ptr, places * D, present, dims, D, SUM)).to(DOT)",
      "return history.to(DOT)"),
@@ -156,7 +157,7 @@ HOST = [
          f"{ATTENTION}one_of_the_results_is_used[1]",
          "grad_interests = history.new_zeros(",
          "grad_interests = history.new_ones("),
-        ("any number of interests", f"{ATTENTION}too_large_for_triton[sizes2-got 17 interests, at most 16]",
+        ("any number of interests", TOO_MANY,
          "    if w2.shape[1] > _MAX_TRITON_INTERESTS:",
          "    if w2.shape[1] > 2 * _MAX_TRITON_INTERESTS:"),
     ),
