@@ -114,7 +114,7 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """See `kernels.reference.self_attentive_extractor`; products are made in `dtype`.
 
-    The history's last dimension, and all others, have no gaps.
+    Only the history may have gaps, but none between its dimensions.
     """
     batch, num_positions, dim = history.shape
     interests = history.new_empty((batch, w2.shape[1], dim))
@@ -163,8 +163,8 @@ def backward(
         **sizes, **_blocks(tiles, dim), **_types(dtype),
         num_warps=tiles.warps, num_stages=_STAGES, maxnreg=_REGISTERS,
     )  # fmt: skip
-    lengths = [x.numel() for x in (w1, w2, positions)]
-    summed = w1.new_empty(sum(lengths))
+    of_w2, of_positions = w1.numel(), w1.numel() + w2.numel()
+    summed = w1.new_empty(of_positions + positions.numel())
     del sizes["PLACES"], sizes["BLOCK_R"]
     launch(
         kernels.sum_kernel,
@@ -172,10 +172,9 @@ def backward(
         partials, summed, parts,
         **sizes, BLOCK=_SUMMED, BLOCK_P=_PARTS_A_TIME,
     )  # fmt: skip
-    grad_w1, grad_w2, grad_positions = (
-        x.view_as(like) for x, like in zip(summed.split(lengths), (w1, w2, positions), strict=True)
-    )
-    return grad_history, grad_positions, grad_w1, grad_w2
+    grad_w1 = summed[:of_w2].view_as(w1)
+    grad_w2 = summed[of_w2:of_positions].view_as(w2)
+    return grad_history, summed[of_positions:].view_as(positions), grad_w1, grad_w2
 
 
 def _sizes(history: Tensor, w2: Tensor, tiles: Tiles) -> dict[str, int]:

@@ -359,8 +359,8 @@ WITHOUT_WAITING = {
         "add_.Tensor", "arange.default", "bmm.default", "copy_.default", "detach.default",
         "empty.memory_format", "empty_like.default", "expand.default", "ge.Tensor",
         "masked_fill.Scalar", "mm.default", "new_empty.default",
-        "permute.default", "select.int", "slice.Tensor", "split_with_sizes.default",
-        "transpose.int", "unsqueeze.default", "view.default", "zeros.default", "zeros_like.default", "_unsafe_view.default",
+        "permute.default", "select.int", "slice.Tensor", "transpose.int", "unsqueeze.default",
+        "view.default", "zeros.default", "zeros_like.default", "_unsafe_view.default",
     )
 }  # fmt: skip
 
