@@ -63,7 +63,7 @@ _BACKWARD = {
         256: Tiles(16, 32, 8, chunk=16),
     },
     "tf32x3": {
-        64: Tiles(32, 64, 8, chunk=16),
+        64: Tiles(16, 64, 8, chunk=16),
         128: Tiles(16, 32, 8, chunk=16),
         256: Tiles(16, 16, 8, chunk=16),
     },

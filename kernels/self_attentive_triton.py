@@ -211,10 +211,11 @@ def attention_kernel(
 
 @triton.jit
 def _slopes_of_tile(
-    tile, start, column_slots, column_rows, column_real, upward,
-    history_ptr, length_ptr, routing_ptr, grad_routing_ptr, B, stride_user, stride_place,
-    L: tl.constexpr, D: tl.constexpr,
-    PLACES: tl.constexpr, USERS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
+    tile, start, column_slots, column_rows, column_real,
+    history_ptr, length_ptr, routing_ptr, grad_interests_ptr, grad_routing_ptr,
+    B, stride_user, stride_place,
+    L: tl.constexpr, D: tl.constexpr, PLACES: tl.constexpr, USERS: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr,
     DOT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """[rows, columns]: the routing and its gradient, 0 but for a user's own history."""
@@ -222,11 +223,17 @@ def _slopes_of_tile(
         tile, start, length_ptr, B, L, PLACES, USERS, BLOCK_R
     )
     rows = users * stride_user + places.to(tl.int64) * stride_place
-    history = _load_rows(history_ptr, rows, present, tl.arange(0, BLOCK_D), D, SUM)
     own = (slots[:, None] == column_slots[None, :]) & present[:, None] & column_real[None, :]
     offsets = column_rows[None, :] * L + places[:, None]
     routing = tl.load(routing_ptr + offsets, mask=own, other=0.0).to(SUM)
-    slope = tl.dot(history.to(DOT), tl.trans(upward), input_precision=PRECISION, out_dtype=SUM)
+    slope = tl.zeros([BLOCK_R, column_rows.shape[0]], SUM)
+    for first in range(0, BLOCK_D, CHUNK):
+        dims = first + tl.arange(0, CHUNK)
+        history = _load_rows(history_ptr, rows, present, dims, D, SUM).to(DOT)
+        upward = _load_rows(grad_interests_ptr, column_rows * D, column_real, dims, D, SUM)
+        slope = tl.dot(
+            history, tl.trans(upward.to(DOT)), slope, input_precision=PRECISION, out_dtype=SUM
+        )
     if grad_routing_ptr is not None:
         slope += tl.load(grad_routing_ptr + offsets, mask=own, other=0.0).to(SUM)
     return routing, tl.where(own, slope, 0.0)
@@ -301,24 +308,22 @@ def gradients_kernel(
         column_slots, interests, column_rows, column_real = _columns_of_tile(
             tile, B, K, USERS, BLOCK_K, BLOCK_C
         )
-        upward = _load_rows(grad_interests_ptr, column_rows * D, column_real, dims, D, SUM)
-        upward = upward.to(DOT)
         mean = tl.zeros([BLOCK_C], SUM)  # of the routing's gradient, by the routing
         if L > PLACES:
             for start in range(0, L, PLACES):
                 routing, slope = _slopes_of_tile(
-                    tile, start, column_slots, column_rows, column_real, upward,
-                    history_ptr, length_ptr, routing_ptr, grad_routing_ptr,
+                    tile, start, column_slots, column_rows, column_real,
+                    history_ptr, length_ptr, routing_ptr, grad_interests_ptr, grad_routing_ptr,
                     B, stride_user, stride_place,
-                    L, D, PLACES, USERS, BLOCK_R, BLOCK_D, DOT, SUM, PRECISION,
+                    L, D, PLACES, USERS, BLOCK_R, BLOCK_D, CHUNK, DOT, SUM, PRECISION,
                 )  # fmt: skip
                 mean += tl.sum(routing * slope, axis=0)
         for start in range(0, L, PLACES):
             routing, slope = _slopes_of_tile(
-                tile, start, column_slots, column_rows, column_real, upward,
-                history_ptr, length_ptr, routing_ptr, grad_routing_ptr,
+                tile, start, column_slots, column_rows, column_real,
+                history_ptr, length_ptr, routing_ptr, grad_interests_ptr, grad_routing_ptr,
                 B, stride_user, stride_place,
-                L, D, PLACES, USERS, BLOCK_R, BLOCK_D, DOT, SUM, PRECISION,
+                L, D, PLACES, USERS, BLOCK_R, BLOCK_D, CHUNK, DOT, SUM, PRECISION,
             )  # fmt: skip
             if L <= PLACES:
                 mean = tl.sum(routing * slope, axis=0)
@@ -335,9 +340,11 @@ def gradients_kernel(
             pointers = positions_partial_ptr + ((slots * L + places) * D)[:, None] + dims[None, :]
             mask = ((slots < USERS) & (places < L))[:, None] & (dims < D)[None, :]
             _add_to(pointers, grad_inputs, mask, tile == part)
+            upward = _load_rows(grad_interests_ptr, column_rows * D, column_real, dims, D, SUM)
             gradient = tl.dot(
-                routing.to(DOT), upward, grad_inputs, input_precision=PRECISION, out_dtype=SUM
-            )
+                routing.to(DOT), upward.to(DOT), grad_inputs,
+                input_precision=PRECISION, out_dtype=SUM,
+            )  # fmt: skip
             pointers = grad_history_ptr + ((users * L + places) * D)[:, None] + dims[None, :]
             gradient = rounded(gradient, grad_history_ptr.dtype.element_ty)
             tl.store(pointers, gradient, mask=real[:, None] & (dims < D)[None, :])
