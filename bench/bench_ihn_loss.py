@@ -18,7 +18,7 @@ from bench.loss_in_turns import (
     set_threads,
     sizes,
 )
-from bench.turns import measure
+from remi_fast.benchmark.turns import measure
 
 SIZES = {str(size): size for size in (*sizes(catalogue=False), *sizes(catalogue=True))}
 NAMES = {size: contestants(SIZES[size], DEVICE) for size in SIZES}

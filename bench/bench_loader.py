@@ -1,4 +1,5 @@
-"""Batches per second: the C++ loader, torch's DataLoader over vectorised NumPy, a Python iterator.
+"""Batches per second: the C++ loader, torch's DataLoader over vectorised NumPy, a Python iterator;
+with a GPU the batches drawn there, too.
 
 One round makes BATCHES batches of 128 samples with histories of 20 from 10 M interactions.
 """
@@ -8,11 +9,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from bench.generated import sequences, spans
-from bench.peers import python_iterator
+from remi_fast.benchmark.generated import sequences, spans
+from remi_fast.benchmark.peers import python_iterator
+from remi_fast.data.device_loader import DeviceBatchLoader
 from remi_fast.data.loader import BatchLoader
 
 BATCH, HISTORY = 128, 20
+DRAWS = 1000  # of a CUDA graph
 
 
 class NumpyBatches(IterableDataset):
@@ -64,6 +67,38 @@ def test_remi_fast(benchmark, data, sampling, threads):
         ring=16,
     ) as loader:
         benchmark.pedantic(take, (loader, 2000), rounds=10, warmup_rounds=2)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("batch_size", [BATCH, 1024, 8192])
+@pytest.mark.parametrize("sampling", ["uniform", "epoch"])
+def test_drawn_on_the_gpu(benchmark, data, sampling, batch_size):
+    """A CUDA graph of DRAWS batches, each with the kernel that counts the step."""
+    items, offsets = data
+    benchmark.group = "loader"
+    benchmark.extra_info["samples_per_round"] = DRAWS * batch_size
+    arguments = {
+        "batch_size": batch_size, "max_history": HISTORY, "seed": 1, "sampling": sampling
+    }  # fmt: skip
+    step = torch.zeros(1, dtype=torch.int64, device="cuda")
+    loader = DeviceBatchLoader(items, *spans(offsets), device="cuda", **arguments)
+    with loader, BatchLoader(items, *spans(offsets), **arguments) as theirs:
+        graph = torch.cuda.CUDAGraph()
+        loader.draw(step)
+        with torch.cuda.graph(graph):
+            for _ in range(DRAWS):
+                batch = loader.draw(step)
+                step += 1
+        step.zero_()
+        graph.replay()
+        for drawn, expected in zip(batch[1:], theirs.batch(DRAWS - 1)[1:], strict=True):
+            assert torch.equal(drawn.cpu(), expected)
+
+    def run():
+        graph.replay()
+        torch.cuda.synchronize()
+
+    benchmark.pedantic(run, rounds=10, warmup_rounds=2)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -34,6 +34,7 @@ from bench.compile_variants import AnyVariant
 from remi_fast.kernels import (
     capsule_routing_launch,
     deferred_adam_launch,
+    device_batches_launch,
     ihn_loss_launch,
     self_attentive_launch,
 )
@@ -45,6 +46,7 @@ TENSOR_CORES = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}  # that the benchmarked
 _LAUNCHING = (
     capsule_routing_launch,
     deferred_adam_launch,
+    device_batches_launch,
     ihn_loss_launch,
     self_attentive_launch,
 )

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from remi_fast.kernels import capsule_routing_launch as capsules
 from remi_fast.kernels import deferred_adam_launch as adam
+from remi_fast.kernels import device_batches_launch as batches
 from remi_fast.kernels import ihn_loss_launch as launches
 from remi_fast.kernels import self_attentive_launch as attention
 from remi_fast.kernels.deferred_adam_state import AdamState, StepTable
+from remi_fast.kernels.device_batches import Buffers, Sequences
 
 # Name: dtype of the tensors, dtype of the products, torch's float32 matmul precision.
 ARITHMETIC = {
@@ -35,10 +37,13 @@ DIMS = (16, 50, 100, 128, 200, 256)  # besides 64; rows of 50, 100, 200 are read
 ADAM_DIMS = (1, 16, 50, 100, 128, 256, 512)  # besides 64
 ADAM_BETAS = ((0.0, 0.999), (0.95, 0.98))  # besides 0.9, 0.999
 CAPSULE_DIMS = (16, 100, 128)  # besides 64, and of every dtype 50 and 256
+BATCH_HISTORIES = (1, 50, 256)  # besides 20
 _GATHERED = 3968  # ids: 128 histories of 20, 128 targets, 1,280 negatives
 _HISTORY = 20
 _BATCH = 128
 _ITEMS = 368_000
+_USERS = 600_000
+_TARGETS = 7_000_000
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,22 @@ class AttentionVariant:
         return f"{self.arithmetic} comirec-sa {sizes}{constant}"
 
 
-AnyVariant = Variant | AdamVariant | CapsuleVariant | AttentionVariant
+@dataclass(frozen=True)
+class BatchVariant:
+    """A training batch drawn on the device."""
+
+    sampling: str  # uniform, replacement (more samples than users) or epoch
+    history: int = _HISTORY
+    step_on_device: bool = True
+    users: int = _USERS
+    arithmetic: str = "batches"
+
+    def __str__(self) -> str:
+        step = "" if self.step_on_device else " step from the host"
+        return f"{self.sampling} L{self.history} users={self.users}{step}"
+
+
+AnyVariant = Variant | AdamVariant | CapsuleVariant | BatchVariant | AttentionVariant
 
 
 def _capsules(**sizes: Any) -> list[CapsuleVariant]:
@@ -127,6 +147,10 @@ def _adam(**sizes: Any) -> list[AdamVariant]:
     return [AdamVariant(name, **sizes) for name in ("gather", "read", "update", "flush")]
 
 
+def _batches(**sizes: Any) -> list[BatchVariant]:
+    return [BatchVariant(sampling, **sizes) for sampling in ("uniform", "epoch")]
+
+
 def benchmarked() -> list[AnyVariant]:
     """The loss that the benchmark times, and the kernels of a training step."""
     timed = {"source": "rows", "options": ("routing",)}
@@ -135,7 +159,7 @@ def benchmarked() -> list[AnyVariant]:
     variants = [Variant(a, b, **timed) for a, b in product(TENSOR_CORES, BATCHES)]
     variants += [Variant(name, **trained) for name in TENSOR_CORES]
     attention = [AttentionVariant(a, b) for a, b in product(TENSOR_CORES, BATCHES)]
-    return [*variants, *_adam(), *_capsules(), *attention]
+    return [*variants, *_adam(), *_capsules(), *_batches(), *attention]
 
 
 def shipped() -> list[AnyVariant]:
@@ -169,6 +193,10 @@ def shipped() -> list[AnyVariant]:
         variants += _capsules(dtype=dtype, dim=dim)
     for name in ARITHMETIC:
         variants += _attention(name)
+    variants += _batches(step_on_device=False) + _batches(users=100)
+    for history in BATCH_HISTORIES:
+        variants += _batches(history=history)
+    variants.append(BatchVariant("replacement"))
     return list(dict.fromkeys(variants))
 
 
@@ -181,6 +209,8 @@ def run(variant: AnyVariant) -> None:
     elif isinstance(variant, AttentionVariant):
         with _precision(variant.arithmetic):
             _call_attention(variant)
+    elif isinstance(variant, BatchVariant):
+        _call_batches(variant)
     else:
         with _precision(variant.arithmetic):
             _forward_and_backward(variant)
@@ -217,6 +247,22 @@ def _call_capsules(variant: CapsuleVariant) -> None:
     interests, routing = capsules.forward(*inputs)
     slope = routing if variant.through_routing else None
     capsules.backward(*inputs, routing, interests, slope)
+
+
+def _call_batches(variant: BatchVariant) -> None:
+    users = variant.users
+    sequences = Sequences(
+        items=_empty(_TARGETS + 4 * users, dtype=torch.int32),
+        start=_empty(users, dtype=torch.int64),
+        user=_empty(users, dtype=torch.int32),
+        targets_before=_empty(users + 1, dtype=torch.int64),
+        num_targets=_TARGETS,
+        min_history=4,
+    )
+    batch = 2 * users if variant.sampling == "replacement" else min(_BATCH, users)
+    out = Buffers.empty(batch, variant.history, "meta")
+    step = _empty(1, dtype=torch.int64) if variant.step_on_device else 1
+    batches.draw_batch(sequences, out, 1, step, variant.sampling == "epoch")
 
 
 @contextmanager

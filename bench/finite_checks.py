@@ -16,8 +16,8 @@ from unittest import mock
 import numpy as np
 
 from bench import results
-from bench.end_to_end import Data, ours
 from remi_fast import optim
+from remi_fast.benchmark.steps import Data, ours
 from remi_fast.config import Config
 from remi_fast.training.step import TrainingStep
 from remi_fast.training.trainer import set_threads
@@ -30,13 +30,14 @@ CONTESTANTS = {"none": set[str](), "all": set(PARTS)} | {part: {part} for part i
 def switched() -> Iterator[set[str]]:
     """A region where steps look only at the parts that are in this set."""
     on: set[str] = set()
-    gather, all_finite, dense = optim.kernel.gather, optim.all_finite, TrainingStep._check_dense
+    gather, are_finite = optim.kernel.gather, optim.kernel.are_finite
+    dense = TrainingStep._check_dense
 
     def some_gather(*arguments: Any, check_moments: bool, **options: Any) -> Any:
         return gather(*arguments, check_moments=PARTS[0] in on, **options)
 
-    def some_finite(tensors: Any) -> bool:
-        return PARTS[1] not in on or all_finite(tensors)
+    def some_finite(*arguments: Any) -> bool:
+        return PARTS[1] not in on or are_finite(*arguments)
 
     def some_dense(self: TrainingStep, step: int) -> None:
         if PARTS[2] in on:
@@ -44,7 +45,7 @@ def switched() -> Iterator[set[str]]:
 
     with (
         mock.patch.object(optim.kernel, "gather", some_gather),
-        mock.patch.object(optim, "all_finite", some_finite),
+        mock.patch.object(optim.kernel, "are_finite", some_finite),
         mock.patch.object(TrainingStep, "_check_dense", some_dense),
     ):
         yield on

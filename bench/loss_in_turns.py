@@ -25,7 +25,7 @@ from bench.loss_contestants import (
     make_inputs,
     truth,
 )
-from bench.turns import compared, show, take_turns
+from remi_fast.benchmark.turns import compared, take_turns
 from remi_fast.kernels.native import C
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -191,7 +191,7 @@ def main() -> None:
         for precision in precisions:
             table = compare(size, precision, arguments.rounds, arguments.seconds)
             print(f"\n{size}, {precision}, beta {size.beta:g}")
-            show({n: row for n, row in table.items() if "ms" in row}, REMI)
+            results.show({n: row for n, row in table.items() if "ms" in row}, REMI)
             for name, row in table.items():
                 print(f"  {name}: {row.get('cannot') or _notes(row)}")
             found[f"{size} {precision}"] = table

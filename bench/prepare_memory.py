@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from bench import results
-from bench.generated import sequences
+from remi_fast.benchmark.generated import sequences
 
 
 def write_raw(folder: Path, rows: int) -> list[Path]:

@@ -8,7 +8,7 @@ import cProfile
 import pstats
 
 from bench import results
-from bench.end_to_end import Data, ours
+from remi_fast.benchmark.steps import Data, ours
 from remi_fast.config import Config
 from remi_fast.training.trainer import set_threads
 

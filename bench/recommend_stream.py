@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from bench import results
-from bench.generated import sequences
 from bench.large_catalogue import measured, write_raw
+from remi_fast.benchmark.generated import sequences
 
 MEAN_HISTORY = 10
 

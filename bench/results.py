@@ -2,11 +2,13 @@
 
 python -m pytest bench/bench_loader.py --benchmark-json=FILE
 python -m bench.results loader FILE        # keeps the medians of a pytest-benchmark file
+python -m bench.results steps FILE         # or what `remi-fast bench --out FILE` wrote
 """
 
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,15 @@ def save(name: str, results: Any) -> Path:
     return path
 
 
+def show(table: Mapping[str, Any], first: str) -> None:
+    """Print what `remi_fast.benchmark.turns.compared` gives."""
+    width = max(map(len, table)) + 2
+    print(f"{'contestant':<{width}}{'ms':>10}   against {first}")
+    for name, row in table.items():
+        low, high = row["ratio_range"]
+        print(f"{name:<{width}}{row['ms']:>10.3f}{row['ratio']:>9.2f} ({low:.2f} to {high:.2f})")
+
+
 def _commit() -> str:
     here = Path(__file__).parent
     command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
@@ -33,10 +44,19 @@ def _commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def _of_pytest_benchmark(path: Path) -> dict[str, Any]:
+def _keep(name: str, path: Path) -> Path:
+    """Save what is in a file of pytest-benchmark, or of `remi-fast bench`."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if "cases" not in content:
+        return save(name, _of_pytest_benchmark(content))
+    sys.argv = content["environment"]["command"]  # it was measured by that
+    return save(name, {"threads": content["threads"], "cases": content["cases"]})
+
+
+def _of_pytest_benchmark(content: dict[str, Any]) -> dict[str, Any]:
     """Milliseconds by group and benchmark."""
     groups: dict[str, Any] = {}
-    for entry in json.loads(path.read_text(encoding="utf-8"))["benchmarks"]:
+    for entry in content["benchmarks"]:
         stats = {name: round(1e3 * entry["stats"][name], 4) for name in ("median", "min", "max")}
         stats |= {"rounds": entry["stats"]["rounds"], "unit": "ms", **entry["extra_info"]}
         groups.setdefault(entry["group"], {})[entry["name"]] = stats
@@ -44,4 +64,4 @@ def _of_pytest_benchmark(path: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(save(sys.argv[1], _of_pytest_benchmark(Path(sys.argv[2]))))
+    print(_keep(sys.argv[1], Path(sys.argv[2])))

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from bench import results
-from bench.generated import sequences
-from bench.turns import compared, show, take_turns
 from remi_fast import load
+from remi_fast.benchmark.generated import sequences
+from remi_fast.benchmark.turns import compared, take_turns
 from remi_fast.data.dataset import EvalSplit
 from remi_fast.models.item_table import ItemTable
 from remi_fast.retrieval.evaluate import evaluate
@@ -153,7 +153,7 @@ def main() -> None:
         print(factory, found["engines"][factory])
         runs[f"faiss {factory}, rescored"] = lambda engine=engine: engine.search(interests, K)
     found["turns"] = compared(take_turns(runs, options.rounds, 0), OURS)
-    show(found["turns"], OURS)
+    results.show(found["turns"], OURS)
     if options.save:
         print(results.save(options.save, found))
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from bench import results
-from bench.turns import compared, show, take_turns
 from bench.update_contestants import Update, contestants, deferred_adam, id_stream
+from remi_fast.benchmark.turns import compared, take_turns
 from remi_fast.kernels.native import C
 from remi_fast.models.item_table import ItemTable
 from remi_fast.optim import DeferredAdam
@@ -53,7 +53,7 @@ def in_turns(
     runs = {name: make() for name, make in makers.items()}
     first = next(iter(runs))
     table = compared(take_turns(runs, rounds, seconds), first)
-    show(table, first)
+    results.show(table, first)
     return table
 
 

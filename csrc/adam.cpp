@@ -14,6 +14,7 @@ namespace {
 constexpr float kNegligibleMoment = 1e-30f;  // smaller ones become 0: denormals are slow
 constexpr int64_t kCachedGaps = 1024;
 constexpr int64_t kRowsAhead = 6;  // random rows come from memory: ask for them in time
+constexpr int64_t kGradientsAhead = 8;
 
 REMI_SIMD void apply_segment(float* w, const float* m, const float* v, int64_t dim, float eps,
                              const AdamSegment& s) {
@@ -25,12 +26,37 @@ REMI_SIMD void apply_segment(float* w, const float* m, const float* v, int64_t d
     }
 }
 
-REMI_SIMD void decay_moments(float* m, float* v, int64_t dim, float m_factor, float v_factor) {
+// The moments after some missed steps; `largest` keeps the magnitudes seen so far, by column.
+template <bool kLook>
+[[gnu::always_inline]] inline void decay_row(float* __restrict m, float* __restrict v,
+                                             uint32_t* __restrict largest, int64_t dim,
+                                             AdamDecay decay) {
     for (int64_t i = 0; i < dim; ++i) {
-        const float a = m[i] * m_factor, b = v[i] * v_factor;
+        const float a = m[i] * decay.exp_avg, b = v[i] * decay.exp_avg_sq;
+        if (kLook) largest[i] = std::max(largest[i], std::max(magnitude(a), magnitude(b)));
         m[i] = std::fabs(a) < kNegligibleMoment ? 0.0f : a;
-        v[i] = b < kNegligibleMoment ? 0.0f : b;
+        v[i] = std::fabs(b) < kNegligibleMoment ? 0.0f : b;  // -infinity stays
     }
+}
+
+REMI_SIMD void decay_moments(float* m, float* v, int64_t dim, AdamDecay decay) {
+    decay_row<false>(m, v, nullptr, dim, decay);
+}
+
+REMI_SIMD void decay_and_look(float* m, float* v, uint32_t* largest, int64_t dim, AdamDecay decay) {
+    decay_row<true>(m, v, largest, dim, decay);
+}
+
+// Raises the largest magnitudes of the columns of rows to those of one more; asking at the end
+// whether all are finite costs less than asking at each row.
+REMI_SIMD void raise_magnitudes(uint32_t* __restrict largest, const float* __restrict x,
+                                int64_t dim) {
+    for (int64_t i = 0; i < dim; ++i) largest[i] = std::max(largest[i], magnitude(x[i]));
+}
+
+bool is_finite(const std::vector<uint32_t>& largest) {
+    return std::all_of(largest.begin(), largest.end(),
+                       [](uint32_t bits) { return bits < kInfiniteMagnitude; });
 }
 
 REMI_SIMD void update_row(float* w, float* m, float* v, const float* g, int64_t dim,
@@ -58,26 +84,48 @@ void prefetch_state(const AdamTable& table, int64_t row) {
     __builtin_prefetch(table.stamp + row, 1);
 }
 
-// Brings rows up to the step of a series; one a thread.
+// Brings rows up to the step of a series, and finds out whether their moments are finite; one a
+// thread.
 class CatchUp {
   public:
-    CatchUp(const AdamSeries& series, float eps) : series_(series), eps_(eps) {}
+    CatchUp(const AdamSeries& series, float eps, int64_t dim, bool looks = false)
+        : series_(series), eps_(eps), looks_(looks), largest_(dim) {}
 
-    // Brings `weight` (and, unless null, the moments) of a row from step tau to the series' step.
-    void row(float* weight, float* exp_avg, float* exp_avg_sq, const float* old_exp_avg,
-             const float* old_exp_avg_sq, int64_t dim, int64_t tau) {
-        if (tau <= 0 || tau >= series_.step()) return;  // never touched: moments 0; or up to date
+    // Brings the weight of a row from step tau, which its moments are at, to the series' step.
+    void weight(float* weight, const float* exp_avg, const float* exp_avg_sq, int64_t tau) {
+        if (!is_late(tau)) return;
         if (const AdamSegment* whole = series_.whole(tau))
-            apply_segment(weight, old_exp_avg, old_exp_avg_sq, dim, eps_, *whole);
+            apply_segment(weight, exp_avg, exp_avg_sq, dim(), eps_, *whole);
         else
             for (const AdamSegment& s : segments(tau))
-                apply_segment(weight, old_exp_avg, old_exp_avg_sq, dim, eps_, s);
-        if (exp_avg == nullptr) return;
-        const AdamDecay decay = series_.decay(series_.step() - tau);
-        decay_moments(exp_avg, exp_avg_sq, dim, decay.exp_avg, decay.exp_avg_sq);
+                apply_segment(weight, exp_avg, exp_avg_sq, dim(), eps_, s);
     }
 
+    // Brings the whole row there.
+    void row(float* weight, float* exp_avg, float* exp_avg_sq, int64_t tau) {
+        this->weight(weight, exp_avg, exp_avg_sq, tau);
+        if (!is_late(tau)) {
+            if (!looks_) return;
+            raise_magnitudes(largest_.data(), exp_avg, dim());
+            raise_magnitudes(largest_.data(), exp_avg_sq, dim());
+            return;
+        }
+        const AdamDecay decay = series_.decay(series_.step() - tau);
+        if (looks_)
+            decay_and_look(exp_avg, exp_avg_sq, largest_.data(), dim(), decay);
+        else
+            decay_moments(exp_avg, exp_avg_sq, dim(), decay);
+    }
+
+    // Whether all moments that were looked at are finite.
+    bool saw_finite() const { return is_finite(largest_); }
+
   private:
+    int64_t dim() const { return static_cast<int64_t>(largest_.size()); }
+
+    // A row that was never touched, tau 0, misses nothing: its moments are 0.
+    bool is_late(int64_t tau) const { return tau > 0 && tau < series_.step(); }
+
     // Many rows share a gap.
     const std::vector<AdamSegment>& segments(int64_t tau) {
         const int64_t gap = series_.step() - tau;
@@ -92,6 +140,8 @@ class CatchUp {
 
     const AdamSeries& series_;
     float eps_;
+    bool looks_;                     // at the moments of the rows it brings up
+    std::vector<uint32_t> largest_;  // magnitude of a moment, by column
     std::vector<std::vector<AdamSegment>> by_gap_;
     std::vector<AdamSegment> uncached_;
 };
@@ -134,24 +184,28 @@ int64_t adam_catch_up_and_gather(const AdamTable& table, const AdamHyper& hyper,
     const int64_t dim = table.dim;
     std::atomic<int64_t> first_bad{unique};
     ThreadPool::instance().parallel_for(unique, [&](int64_t begin, int64_t end) {
-        CatchUp catch_up(series, hyper.eps);
+        CatchUp catch_up(series, hyper.eps, dim, check_moments);
         for (int64_t u = begin; u < end; ++u) {
             if (u + kRowsAhead < end) prefetch_state(table, plan.rows[u + kRowsAhead]);
             const int64_t row = plan.rows[u];
             float* weight = table.weight + row * dim;
             if (row != 0) {  // row 0 is padding: zero and frozen
-                float* m = table.exp_avg + row * dim;
-                float* v = table.exp_avg_sq + row * dim;
-                if (check_moments && !all_finite(m, v, dim)) {
-                    for (int64_t first = first_bad; u < first;)
-                        if (first_bad.compare_exchange_weak(first, u)) break;
-                } else if (table.stamp[row] != 0) {
-                    catch_up.row(weight, m, v, m, v, dim, table.stamp[row]);
-                    table.stamp[row] = static_cast<int32_t>(series.step());
-                }
+                catch_up.row(weight, table.exp_avg + row * dim, table.exp_avg_sq + row * dim,
+                             table.stamp[row]);
+                if (table.stamp[row] != 0) table.stamp[row] = static_cast<int32_t>(series.step());
             }
             for (int32_t o = plan.starts[u]; o < plan.starts[u + 1]; ++o)
                 std::memcpy(out + plan.order[o] * dim, weight, dim * sizeof(float));
+        }
+        if (catch_up.saw_finite()) return;
+        for (int64_t u = begin; u < end; ++u) {
+            const int64_t offset = plan.rows[u] * dim;
+            if (plan.rows[u] == 0 || (all_finite(table.exp_avg + offset, dim) &&
+                                      all_finite(table.exp_avg_sq + offset, dim)))
+                continue;
+            for (int64_t first = first_bad; u < first;)
+                if (first_bad.compare_exchange_weak(first, u)) break;
+            return;
         }
     });
     return first_bad < unique ? plan.rows[first_bad] : -1;
@@ -161,28 +215,39 @@ void adam_read(const AdamTable& table, const AdamHyper& hyper, const AdamSeries&
                const int64_t* ids, int64_t n, float* out) {
     const int64_t dim = table.dim;
     ThreadPool::instance().parallel_for(n, [&](int64_t begin, int64_t end) {
-        CatchUp catch_up(series, hyper.eps);
+        CatchUp catch_up(series, hyper.eps, dim);
         for (int64_t i = begin; i < end; ++i) {
             const int64_t offset = ids[i] * dim;
             std::memcpy(out + i * dim, table.weight + offset, dim * sizeof(float));
-            catch_up.row(out + i * dim, nullptr, nullptr, table.exp_avg + offset,
-                         table.exp_avg_sq + offset, dim, table.stamp[ids[i]]);
+            catch_up.weight(out + i * dim, table.exp_avg + offset, table.exp_avg_sq + offset,
+                            table.stamp[ids[i]]);
         }
     });
 }
 
 void adam_flush(const AdamTable& table, const AdamHyper& hyper, const AdamSeries& series) {
     ThreadPool::instance().parallel_for(table.num_rows, [&](int64_t begin, int64_t end) {
-        CatchUp catch_up(series, hyper.eps);
+        CatchUp catch_up(series, hyper.eps, table.dim);
         for (int64_t row = begin; row < end; ++row) {
             if (table.stamp[row] == 0) continue;
             const int64_t offset = row * table.dim;
-            float* m = table.exp_avg + offset;
-            float* v = table.exp_avg_sq + offset;
-            catch_up.row(table.weight + offset, m, v, m, v, table.dim, table.stamp[row]);
+            catch_up.row(table.weight + offset, table.exp_avg + offset, table.exp_avg_sq + offset,
+                         table.stamp[row]);
             table.stamp[row] = static_cast<int32_t>(series.step());
         }
     });
+}
+
+// One thread: they are read in the time it takes to wake another.
+bool are_finite(const GatherPlan& plan, const float* grads, int64_t dim) {
+    const auto n = static_cast<int64_t>(plan.order.size());
+    std::vector<uint32_t> largest(dim);
+    for (int64_t o = !plan.rows.empty() && plan.rows[0] == 0 ? plan.starts[1] : 0; o < n; ++o) {
+        if (o + kGradientsAhead < n)
+            prefetch_row(grads + plan.order[o + kGradientsAhead] * dim, dim);
+        raise_magnitudes(largest.data(), grads + plan.order[o] * dim, dim);
+    }
+    return is_finite(largest);
 }
 
 void adam_update(const AdamTable& table, const AdamHyper& hyper, const GatherPlan& plan,

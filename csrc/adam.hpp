@@ -25,13 +25,14 @@ struct GatherPlan {
 GatherPlan make_gather_plan(const int64_t* ids, int64_t n, int64_t num_rows);
 // These three are at the step that `AdamSeries::prepare` went to.
 //
-// check_moments: rows whose moments are not finite stay as they are; returns the first of them, or
-// -1.
+// check_moments: returns the first of the rows whose moments are not finite, or -1.
 int64_t adam_catch_up_and_gather(const AdamTable&, const AdamHyper&, const AdamSeries&,
                                  const GatherPlan&, float* out, bool check_moments);
 void adam_read(const AdamTable&, const AdamHyper&, const AdamSeries&, const int64_t* ids, int64_t n,
                float* out);
 void adam_flush(const AdamTable&, const AdamHyper&, const AdamSeries&);
 
+// Whether the gradients (n, dim), one an occurrence, are finite; those of padding do not matter.
+bool are_finite(const GatherPlan&, const float* grads, int64_t dim);
 void adam_update(const AdamTable&, const AdamHyper&, const GatherPlan&, const float* grads,
                  int64_t t);

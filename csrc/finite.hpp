@@ -1,6 +1,15 @@
 #pragma once
 // Whether floats are finite: neither infinite nor NaN.
 #include <cstdint>
+#include <cstring>
+
+// The bits of |x|: they order as the magnitudes do, with infinity and NaN on top.
+inline uint32_t magnitude(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return bits & 0x7fffffffu;
+}
+
+constexpr uint32_t kInfiniteMagnitude = 0x7f800000u;
 
 bool all_finite(const float* x, int64_t n);
-bool all_finite(const float* x, const float* y, int64_t n);  // n of each

@@ -17,7 +17,7 @@ from . import reference
 from .checks import check_ids
 from .deferred_adam_state import AdamState, StepTable
 from .dispatch import choose
-from .finite import first_non_finite
+from .finite import all_finite, first_non_finite
 from .native import C
 
 if TYPE_CHECKING:  # Triton is imported where it runs
@@ -52,7 +52,7 @@ class GatheredRows:
             _ = self.sorted
 
     @property
-    def plan(self) -> object:
+    def plan(self) -> "C.GatherPlan | None":
         """The C++ grouping of the ids (CPU only)."""
         return self._plan
 
@@ -74,9 +74,9 @@ def gather(
 ) -> Tensor:
     """Bring the rows up to date in place and return copies, one an occurrence: (n, d).
 
-    check_moments: raise FloatingPointError where a moment of one of the rows is infinite or NaN;
-    such a row stays as it is. On the CPU only: a GPU would have to be waited for. (The row itself
-    needs no look: what is computed of it shows in its gradients.)
+    check_moments: raise FloatingPointError where a moment of one of the rows is infinite or NaN, of
+    rows that are up to date then. On the CPU only: a GPU would have to be waited for. (The row
+    itself needs no look: what is computed of it shows in its gradients.)
     """
     return _implementation("gather", state, backend)(state, steps, rows, check_moments)
 
@@ -102,6 +102,13 @@ def update(
     if gradients.shape != expected:
         raise ValueError(f"gradients: got shape {tuple(gradients.shape)}, expected {expected}")
     _implementation("update", state, backend)(state, steps, rows, gradients)
+
+
+def are_finite(rows: GatheredRows, gradients: Tensor) -> bool:
+    """Whether what `update` would use of the gradients (n, d) is finite; a GPU is waited for."""
+    if rows.plan is None or gradients.dtype != torch.float32:
+        return all_finite([gradients[rows.ids != 0]])
+    return rows.plan.are_finite(gradients.contiguous().numpy())
 
 
 def flush(state: AdamState, steps: StepTable, *, backend: str = "auto") -> None:
@@ -131,7 +138,7 @@ def _native_gather(
     out = torch.empty(len(rows.ids), state.weight.shape[1])
     first_bad = _view(state, steps).gather(steps.step, rows.plan, out.numpy(), check_moments)
     if first_bad >= 0:
-        check_finite(state, torch.tensor([first_bad]))
+        check_finite(state, torch.tensor([first_bad]), MOMENTS)
     return out
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,20 +16,20 @@ class Finite:
     place takes longer than looking at small ones.
     """
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        native = [tensor for tensor in tensors if _is_native(tensor)]
-        self._arrays = [tensor.detach().numpy() for tensor in native]
-        self._others = [tensor for tensor in tensors if not _is_native(tensor)]
+    def __init__(self, lasting: Sequence[Tensor]) -> None:
+        self._arrays, self._others = _split(lasting)
 
-    def __bool__(self) -> bool:
-        return C.all_finite(self._arrays) and all(
-            bool(torch.isfinite(tensor).all()) for tensor in self._others
+    def __call__(self, new: Sequence[Tensor] = ()) -> bool:
+        """Of the lasting tensors and of these."""
+        arrays, others = _split(new)
+        return C.all_finite(self._arrays + arrays) and all(
+            bool(torch.isfinite(tensor).all()) for tensor in self._others + others
         )
 
 
 def all_finite(tensors: Sequence[Tensor]) -> bool:
     """Whether nothing in these floating-point tensors is infinite or NaN; see `Finite`."""
-    return bool(Finite(tensors))
+    return Finite([])(tensors)
 
 
 def first_non_finite(tensor: Tensor) -> tuple[tuple[int, ...], float] | None:
@@ -40,5 +41,12 @@ def first_non_finite(tensor: Tensor) -> tuple[tuple[int, ...], float] | None:
     return index, float(tensor.detach()[index])
 
 
-def _is_native(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.is_contiguous()
+def _split(tensors: Sequence[Tensor]) -> tuple[list[np.ndarray], list[Tensor]]:
+    """Those that C++ can look at, and the others."""
+    arrays, others = [], []
+    for tensor in tensors:
+        if tensor.is_cpu and tensor.dtype == torch.float32 and tensor.is_contiguous():
+            arrays.append(tensor.detach().numpy())
+        else:
+            others.append(tensor)
+    return arrays, others

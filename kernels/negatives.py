@@ -12,8 +12,16 @@ from torch import Tensor
 
 from .dispatch import choose
 from .native import C
-from .permutation import permute, rounds, width
-from .philox import NEGATIVE_KEYS, NEGATIVES, bounded, check_word, random_words, seed_key
+from .permutation import network, permute
+from .philox import (
+    NEGATIVE_KEYS,
+    NEGATIVES,
+    bounded,
+    check_step,
+    check_word,
+    random_words,
+    seed_key,
+)
 from .proposal import Proposal, log_uniform
 
 SAMPLERS = ("uniform", "log-uniform")
@@ -72,14 +80,7 @@ def check_draw(
             f"num_items must be in [2, 2^32) (it counts the padding row), got {num_items}"
         )
     seed_key(seed)
-    if not isinstance(step, Tensor):
-        check_word("step", step)
-    elif step.numel() != 1 or step.dtype != torch.int64:
-        raise ValueError(
-            f"step: got {tuple(step.shape)} {step.dtype}, expected a number or one torch.int64"
-        )
-    elif device is not None and step.device.type != device.type:
-        raise ValueError(f"step: got a tensor on {step.device}, expected it on {device}")
+    check_step(step, device)
 
 
 def _check_distinct(num: int, num_items: int, sampler: str | Proposal) -> None:
@@ -131,9 +132,7 @@ def _triton(
     grid = (-(-num // _BLOCK),)
     rest = (word, num, num_items, seed, number)
     if not replacement:
-        bits = width(num_items - 1)
-        halves = {"LOW": bits // 2, "HIGH": bits - bits // 2, "ROUNDS": rounds(bits)}
-        launch(sample_distinct_kernel, grid, ids, *rest, **halves, BLOCK=_BLOCK)
+        launch(sample_distinct_kernel, grid, ids, *rest, **network(num_items - 1), BLOCK=_BLOCK)
     elif table is None:
         launch(sample_negatives_kernel, grid, ids, *rest, BLOCK=_BLOCK)
     else:

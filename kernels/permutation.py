@@ -65,6 +65,12 @@ def rounds(bits: int) -> int:
     return 6 if low_bits >= 8 else 2 * -(-24 // low_bits)
 
 
+def network(n: int) -> dict[str, int]:
+    """The network that permutes [0, n), as Triton's kernels are compiled for it."""
+    bits = width(n)
+    return {"LOW": bits // 2, "HIGH": bits - bits // 2, "ROUNDS": rounds(bits)}
+
+
 def _encrypt(i: Indices, bits: int, keys: Indices) -> Indices:
     low_bits, high_bits = np.uint64(bits // 2), np.uint64(bits - bits // 2)
     low, high = i & ((np.uint64(1) << low_bits) - np.uint64(1)), i >> low_bits

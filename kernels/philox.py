@@ -12,6 +12,8 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from .checks import check_whole
 
@@ -75,6 +77,21 @@ def check_word(name: str, value: int) -> None:
     check_whole(name, value)
     if not 0 <= value < 2**32:
         raise ValueError(f"{name} must be in [0, 2^32), got {value}")
+
+
+def check_step(step: int | Tensor, device: torch.device | None = None) -> None:
+    """Raises ValueError unless `step` is in [0, 2^32), or a tensor of one int64.
+
+    A tensor is not read; it has to be on `device`, if that is given.
+    """
+    if not isinstance(step, Tensor):
+        check_word("step", step)
+    elif step.numel() != 1 or step.dtype != torch.int64:
+        raise ValueError(
+            f"step: got {tuple(step.shape)} {step.dtype}, expected a number or one torch.int64"
+        )
+    elif device is not None and step.device.type != device.type:
+        raise ValueError(f"step: got a tensor on {step.device}, expected it on {device}")
 
 
 def seed_key(seed: int) -> tuple[int, int]:

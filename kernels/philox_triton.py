@@ -9,12 +9,17 @@ _NEGATIVES = tl.constexpr(philox.NEGATIVES)
 
 
 @triton.jit
+def draw_below(index, seed, step, bound, STREAM: tl.constexpr):
+    """bounded(Philox(index, step, STREAM, seed), bound): int64, one an index; bound is uint64."""
+    low, high, _, _ = tl.philox(seed, index.to(tl.uint32), step.to(tl.uint32), STREAM, 0)
+    low, high = low.to(tl.uint64), high.to(tl.uint64)
+    return ((high * bound + (low * bound >> 32)) >> 32).to(tl.int64)
+
+
+@triton.jit
 def draw_negatives(index, seed, step, num_items):
     """1 + bounded(Philox(index, step, NEGATIVES, seed), num_items - 1): int64 ids, one an index."""
-    low, high, _, _ = tl.philox(seed, index.to(tl.uint32), step.to(tl.uint32), _NEGATIVES, 0)
-    low, high = low.to(tl.uint64), high.to(tl.uint64)
-    bound = num_items.to(tl.uint64) - 1
-    return 1 + ((high * bound + (low * bound >> 32)) >> 32).to(tl.int64)
+    return 1 + draw_below(index, seed, step, num_items.to(tl.uint64) - 1, _NEGATIVES)
 
 
 @triton.jit(do_not_specialize=["seed", "step", "num_items"])

@@ -12,7 +12,7 @@ from torch import Tensor
 from remi_fast.errors import NonFiniteError
 from remi_fast.kernels import deferred_adam as kernel
 from remi_fast.kernels.checks import check_ids, check_tensor
-from remi_fast.kernels.finite import all_finite, first_non_finite
+from remi_fast.kernels.finite import first_non_finite
 from remi_fast.kernels.memory import table_zeros
 from remi_fast.models.item_table import ItemTable
 
@@ -183,10 +183,10 @@ class DeferredAdam(torch.optim.Optimizer):
             ) from None
 
     def _check_gradients(self, rows: kernel.GatheredRows, gradients: Tensor) -> None:
-        if all_finite([gradients]):
+        if kernel.are_finite(rows, gradients):
             return
         self.check_rows()
-        found = first_non_finite(gradients)
+        found = first_non_finite(gradients.where(rows.ids[:, None] != 0, 0))
         assert found is not None
         (occurrence, column), value = found
         raise NonFiniteError(

@@ -12,11 +12,26 @@ OUTSIDE = {"torch", "triton", "numpy"}
 # Of every room: the rooms of this project, and the packages, that it may import.
 ALLOWED = {
     "kernels": {"kernels", "_remi_fast_C"} | OUTSIDE,
+    "remi_fast/benchmark": {
+        "benchmark",
+        "training.step",
+        "models.recommender",
+        "data.loader",
+        "kernels",
+        "losses",
+        "config",
+        "errors",
+        "files",
+        "",
+        "matplotlib",
+    }
+    | OUTSIDE,
     "remi_fast/data": {
         "data",
         "errors",
         "files",
         "kernels.checks",
+        "kernels.device_batches",
         "kernels.native",
         "kernels.philox",
         "polars",

@@ -16,6 +16,7 @@ COMMANDS = {
     "recommend": "recommend items for histories of known or new users",
     "export": "write a trained model as files for other programs",
     "report": "compare runs on one HTML page with figures",
+    "bench": "how fast training steps are here, beside other ways to train",
     "info": "versions, hardware, and what each backend can do",
 }
 

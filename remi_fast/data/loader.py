@@ -16,7 +16,7 @@ sampling="epoch"
 
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Literal, NamedTuple, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +33,9 @@ HELD: int = C.BatchRing.HELD
 
 
 class Batch(NamedTuple):
-    """One training batch: int32 tensors on the CPU, B samples, histories of at most L items."""
+    """One training batch: int32 tensors, B samples, histories of at most L items."""
 
-    step: int
+    step: int | Tensor  # a tensor where `DeviceBatchLoader.draw` was given it
     history: Tensor  # (B, L) the last items before the target, oldest first, padded with 0 behind
     length: Tensor  # (B,) how many of them are real
     target: Tensor  # (B,)
@@ -81,27 +81,19 @@ class BatchLoader:
         ring: int = 4,
         pin_memory: bool = False,
     ) -> None:
-        if sampling not in get_args(Sampling):
-            raise ValueError(f"sampling must be 'uniform' or 'epoch', got {sampling!r}")
-        _check_range("batch_size", batch_size, 1, 2**31)
-        _check_range("max_history", max_history, 1, 2**31)
-        _check_range("min_history", min_history, 0, 2**31)
         _check_range("threads", threads, 0, 1025)
         _check_range("ring", ring, HELD + 1, 2**16)
         check_word("start_step", start_step)
-        seed_key(seed)
-        for name, array, dtype in (
-            ("items", items, np.int32),
-            ("users", users, np.int32),
-            ("spans", spans, np.int64),
-        ):
-            _check_array(name, array, dtype)
-        try:
-            self._sampler = C.BatchSampler(
-                items, users, spans, batch_size, max_history, min_history, seed, sampling == "epoch"
-            )
-        except ValueError as error:
-            raise DataError(f"batch loader: {error}") from None
+        self._sampler = make_sampler(
+            items,
+            users,
+            spans,
+            batch_size=batch_size,
+            max_history=max_history,
+            seed=seed,
+            sampling=sampling,
+            min_history=min_history,
+        )
         self._shape = batch_size, max_history
         self._skipped = len(users) - self.num_users
         buffers = self._allocate(ring, pin_memory and torch.cuda.is_available())
@@ -172,6 +164,38 @@ class BatchLoader:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def make_sampler(
+    items: npt.NDArray[np.int32],
+    users: npt.NDArray[np.int32],
+    spans: npt.NDArray[np.int64],
+    *,
+    batch_size: int,
+    max_history: int,
+    seed: int,
+    sampling: Sampling,
+    min_history: int,
+) -> Any:
+    """The extension's `BatchSampler`; arguments and errors as of `BatchLoader`."""
+    if sampling not in get_args(Sampling):
+        raise ValueError(f"sampling must be 'uniform' or 'epoch', got {sampling!r}")
+    _check_range("batch_size", batch_size, 1, 2**31)
+    _check_range("max_history", max_history, 1, 2**31)
+    _check_range("min_history", min_history, 0, 2**31)
+    seed_key(seed)
+    for name, array, dtype in (
+        ("items", items, np.int32),
+        ("users", users, np.int32),
+        ("spans", spans, np.int64),
+    ):
+        _check_array(name, array, dtype)
+    try:
+        return C.BatchSampler(
+            items, users, spans, batch_size, max_history, min_history, seed, sampling == "epoch"
+        )
+    except ValueError as error:
+        raise DataError(f"batch loader: {error}") from None
 
 
 def _check_range(name: str, value: int, low: int, end: int) -> None:

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from remi_fast import files
 from remi_fast.config import Config, as_yaml, load_config
 from remi_fast.data.dataset import Dataset
 from remi_fast.errors import CorruptFileError, DataError, RunFolderError
+
+MIRRORED_AT_A_TIME = 10  # lines: TensorBoard's thread holds up the step that comes next
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +149,7 @@ class RunFolder:
 
 
 class MetricsLog:
-    """metrics.jsonl, one JSON object a line, mirrored to TensorBoard.
+    """metrics.jsonl, one JSON object a line, mirrored to TensorBoard some lines at a time.
 
     A line that cannot be written ends the run with a StorageError. The mirror is given up with a
     warning where it cannot be written: metrics.jsonl has all that it would have.
@@ -162,6 +165,7 @@ class MetricsLog:
         with files.storing(self._path):
             self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115
         self._board: Any = None
+        self._waiting: list[tuple[float, dict[str, Any]]] = []  # for TensorBoard, and since when
         with self._mirroring():
             self._board = _tensorboard(run.path, resume_step)
 
@@ -172,6 +176,7 @@ class MetricsLog:
         self._file.close()
         with self._mirroring():
             if self._board is not None:
+                self._mirror()
                 self._board.close()
 
     def write(self, record: dict[str, Any]) -> None:
@@ -180,14 +185,20 @@ class MetricsLog:
         with files.storing(self._path):
             while line:  # a full disk takes the first part
                 line = line[self._file.write(line) :]
-        with self._mirroring():
-            self._mirror(record)
+        if self._board is None:
+            return
+        self._waiting.append((time.time(), record))
+        if "split" in record or len(self._waiting) >= MIRRORED_AT_A_TIME:
+            with self._mirroring():
+                self._mirror()
 
-    def _mirror(self, record: dict[str, Any]) -> None:
-        prefix = record.get("split", "train")
-        for key, value in record.items():
-            if self._board is not None and key not in ("step", "split", "seconds"):
-                self._board.add_scalar(f"{prefix}/{key}", value, record["step"])
+    def _mirror(self) -> None:
+        for since, record in self._waiting:
+            prefix = record.get("split", "train")
+            for key, value in record.items():
+                if key not in ("step", "split", "seconds"):
+                    self._board.add_scalar(f"{prefix}/{key}", value, record["step"], since)
+        self._waiting.clear()
 
     @contextmanager
     def _mirroring(self) -> Iterator[None]:

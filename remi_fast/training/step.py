@@ -8,7 +8,7 @@ from torch import Tensor
 
 from remi_fast.config import Config
 from remi_fast.errors import NonFiniteError
-from remi_fast.kernels.finite import Finite, all_finite, first_non_finite
+from remi_fast.kernels.finite import Finite, first_non_finite
 from remi_fast.losses import total_loss
 from remi_fast.models.recommender import MultiInterestModel
 from remi_fast.optim import DeferredAdam
@@ -103,13 +103,16 @@ class TrainingStep:
 
     def _check_dense(self, step: int) -> None:
         """Raise NonFiniteError unless dense weights, gradients and Adam's state are finite."""
-        gradients = {n: w.grad for n, w in self._weights.items() if w.grad is not None}
         if self._lasting is None:
             self._lasting = Finite(list(self._lasting_tensors().values()))
-        if self._lasting and all_finite(list(gradients.values())):
+        if self._lasting([w.grad for w in self._weights.values() if w.grad is not None]):
             return
         self.table_optimizer.check_rows()  # what is wrong there shows here, too
-        made = {f"gradient of {name}": gradient for name, gradient in gradients.items()}
+        made = {
+            f"gradient of {name}": weight.grad
+            for name, weight in self._weights.items()
+            if weight.grad is not None
+        }
         for name, tensor in (self._lasting_tensors() | made).items():  # causes first
             if (found := first_non_finite(tensor)) is not None:
                 index, value = found

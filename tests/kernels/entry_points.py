@@ -125,8 +125,9 @@ def adam(rng, place):
         out = [place(np.zeros((len(ids), dim), np.float32)) for _ in range(2)]
         view.read(t - 1, ids, out[0])
         view.gather(t - 1, plan, out[1], True)
-        view.update(t, plan, place(normal(rng, len(ids), dim)))
-        results += out
+        gradients = place(normal(rng, len(ids), dim))
+        results += [*out, np.asarray(plan.are_finite(gradients))]
+        view.update(t, plan, gradients)
     view.flush(steps)
     return results + state
 

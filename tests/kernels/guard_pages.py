@@ -1,8 +1,8 @@
 """Every tensor of every launch between two pages that may not be touched; see test_memory_safety.
 
 `python -m tests.kernels.guard_pages loss` runs the loss over odd shapes, `adam` deferred Adam,
-`capsules` capsule routing, `attention` the extractor; `control` reads one element too many, and
-has to die of it.
+`capsules` capsule routing, `batches` device batches, `attention` the extractor; `control` reads one
+element too many, and has to die of it.
 """
 
 import os
@@ -10,6 +10,7 @@ import sys
 
 os.environ["TRITON_INTERPRET"] = "1"  # on a GPU machine, too: only the CPU has pages to guard
 
+import numpy as np
 import pytest
 import torch
 import triton
@@ -19,6 +20,7 @@ import remi_fast.functional as F
 from remi_fast.kernels import (
     capsule_routing_launch,
     deferred_adam_launch,
+    device_batches_launch,
     ihn_loss_launch,
     negatives,
     runtime,
@@ -26,6 +28,7 @@ from remi_fast.kernels import (
 )
 from remi_fast.kernels.capsule_routing import capsule_routing
 from remi_fast.kernels.deferred_adam_state import AdamState, StepTable
+from remi_fast.kernels.device_batches import Buffers, Sequences, draw_batch
 from remi_fast.kernels.multi_interest_ihn_loss import multi_interest_ihn_loss_rows
 from remi_fast.kernels.self_attentive import self_attentive_extractor
 from tests.kernels.pages import between_guards
@@ -55,8 +58,10 @@ def guard_launches(at_end, monkeypatch):
         for x in tensors:
             x.detach().copy_(copies[id(x)])
 
-    modules = capsule_routing_launch, deferred_adam_launch, ihn_loss_launch, self_attentive_launch
-    for module in (*modules, negatives):
+    for module in (
+        capsule_routing_launch, deferred_adam_launch, device_batches_launch, ihn_loss_launch,
+        negatives, self_attentive_launch,
+    ):  # fmt: skip
         monkeypatch.setattr(module, "launch", launch, raising=False)
 
 
@@ -168,6 +173,31 @@ def run_attention(sizes, layers):
     return *results, *torch.autograd.grad(results, leaves, [torch.ones_like(x) for x in results])
 
 
+def batch_cases():
+    """Lengths of the sequences, batch and history; whether an epoch: the first and last items."""
+    for every_target_once in (False, True):
+        yield ((5,), 1, 1), every_target_once
+        yield ((3, 9, 2, 5, 3, 40), 33, 37), every_target_once  # five users with a target
+        yield ((3, 4, 3), 2, 1), every_target_once
+
+
+def run_batches(sizes, every_target_once):
+    """Some batches; there are no items but those of users."""
+    lengths, batch, width = sizes
+    ends = np.cumsum(lengths)
+    spans = np.stack([ends - lengths, ends], axis=1)
+    items, users = np.arange(1, ends[-1] + 1, dtype=np.int32), np.arange(len(lengths)).astype("i4")
+    sequences = Sequences.upload(items, users, spans, min_history=2, device="cpu")
+    drawn = []
+    for step in range(2):
+        drawn += Buffers.empty(batch, width, "cpu")
+        draw_batch(
+            sequences, Buffers(*drawn[-4:]), seed=1, step=torch.tensor(step),
+            every_target_once=every_target_once, backend="triton",
+        )  # fmt: skip
+    return drawn
+
+
 def run_all(cases, run):
     for case in cases():
         results = []
@@ -207,6 +237,7 @@ if __name__ == "__main__":
                 "adam": (adam_cases, run_adam),
                 "capsules": (capsule_cases, run_capsules),
                 "attention": (attention_cases, run_attention),
+                "batches": (batch_cases, run_batches),
             }
             run_all(*kinds[sys.argv[1]])
     print("done", flush=True)  # noqa: T201

@@ -216,8 +216,8 @@ ADAM_STATE = [
          "    return state.weight[rows.ids]",
          "    return state.weight[rows.ids]"),
         ("strided gradients are read as dense", f"{ADAM}gradients_may_have_any_strides[native]",
-         "gradients.contiguous().numpy()",
-         "gradients.as_strided(gradients.shape, (gradients.shape[1], 1)).numpy()"),
+         "rows.plan, gradients.contiguous().numpy()",
+         "rows.plan, gradients.as_strided(gradients.shape, (gradients.shape[1], 1)).numpy()"),
     ),
     *group(
         "kernels/deferred_adam_state.py",

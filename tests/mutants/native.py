@@ -20,6 +20,8 @@ HELD = f"{LOADER}ring_views_without_copies_and_keeps_what_is_held"
 SAME_BITS = (
     "tests/reliability/test_same_bits.py::test_batches_are_the_same_for_any_number_of_threads"
 )
+MOMENT = f"{NON_FINITE}a_moment_of_any_row_is_looked_at["
+PADDING = f"{NON_FINITE}gradients_of_padding_do_not_matter[native]"
 ELEMENTS = f"{NON_FINITE}every_element_is_looked_at[1]"
 SIZE = f"{NATIVE}training_size"
 BUDGET = f"{EXTRACTOR}float32_error_budget[0.1-shape0]"
@@ -49,18 +51,20 @@ UPDATING = group(
      "(std::sqrt(v[i]) * inv_sqrt_correction + eps)",
      "(std::sqrt(v[i]) + eps)"),
     ("first moment decays as the second", AGAIN,
-     "const float a = m[i] * m_factor, b",
-     "const float a = m[i] * v_factor, b"),
+     "const float a = m[i] * decay.exp_avg, b",
+     "const float a = m[i] * decay.exp_avg_sq, b"),
     ("moments do not decay", AGAIN,
-     "decay_moments(exp_avg, exp_avg_sq, dim, decay.exp_avg, decay.exp_avg_sq);",
-     "decay_moments(exp_avg, exp_avg_sq, dim, 1.0f, 1.0f);"),
+     "decay_moments(exp_avg, exp_avg_sq, dim(), decay);",
+     "decay_moments(exp_avg, exp_avg_sq, dim(), {1.0f, 1.0f});"),
+    ("moments that are looked at do not decay", DENSE_ADAM,
+     "decay_and_look(exp_avg, exp_avg_sq, largest_.data(), dim(), decay);",
+     "decay_and_look(exp_avg, exp_avg_sq, largest_.data(), dim(), {1.0f, 1.0f});"),
     ("a row is brought up to date twice", GATHER,
-     "                    table.stamp[row] = static_cast<int32_t>(series.step());\n"
-     "                }\n            }\n            for",
-     "                }\n            }\n            for"),
+     "if (table.stamp[row] != 0) table.stamp[row] = static_cast<int32_t>(series.step());",
+     ""),
     ("reading is late", DENSE_ADAM,
-     "table.exp_avg_sq + offset, dim, table.stamp[ids[i]]);",
-     "table.exp_avg_sq + offset, dim, 0);"),
+     "table.stamp[ids[i]]);",
+     "0);"),
     ("the flush leaves rows behind", DENSE_ADAM,
      "if (table.stamp[row] == 0) continue;",
      "if (table.stamp[row] < series.step() - 5) continue;"),
@@ -78,10 +82,24 @@ UPDATING = group(
     ("copies in the order of the rows", GATHER,
      "std::memcpy(out + plan.order[o] * dim",
      "std::memcpy(out + o * dim"),
-    ("a moment is not looked at",
-     f"{NON_FINITE}nothing_is_updated_and_the_place_is_named[in_a_moment-native]",
-     "all_finite(m, v, dim)",
-     "all_finite(weight, weight, dim)"),
+    ("a first moment is not looked at", f"{MOMENT}native-late-exp_avg]",
+     "std::max(magnitude(a), magnitude(b))",
+     "magnitude(b)"),
+    ("a second moment is not looked at", f"{MOMENT}native-late-exp_avg_sq]",
+     "std::max(magnitude(a), magnitude(b))",
+     "magnitude(a)"),
+    ("a second moment of -infinity is small", f"{MOMENT}native-late-exp_avg_sq]",
+     "v[i] = std::fabs(b) < kNegligibleMoment ? 0.0f : b;",
+     "v[i] = b < kNegligibleMoment ? 0.0f : b;"),
+    ("only late rows are looked at", f"{MOMENT}native-up to date-exp_avg]",
+     "raise_magnitudes(largest_.data(), exp_avg, dim());",
+     ""),
+    ("gradients of the first row are not looked at", PADDING,
+     "plan.rows[0] == 0 ? plan.starts[1] : 0",
+     "plan.rows[0] >= 0 ? plan.starts[1] : 0"),
+    ("gradients of padding are looked at", PADDING,
+     "plan.rows[0] == 0 ? plan.starts[1] : 0",
+     "plan.rows[0] < 0 ? plan.starts[1] : 0"),
     ("the stamp of the step before", AGAIN,
      "table.stamp[row] = static_cast<int32_t>(t);",
      "table.stamp[row] = static_cast<int32_t>(t - 1);"),
@@ -197,17 +215,21 @@ RANDOM = [
     ),
 ]  # fmt: skip
 
-FINITE = group(
-    "csrc/finite.cpp",
+MAGNITUDE = group(
+    "csrc/finite.hpp",
     ("infinity is finite", ELEMENTS,
-     "kInfinity = 0x7f800000u",
-     "kInfinity = 0x7f800001u"),
-    ("the last element is not looked at", ELEMENTS,
-     "i < n; ++i) largest = larger(largest, magnitude",
-     "i + 1 < n; ++i) largest = larger(largest, magnitude"),
+     "kInfiniteMagnitude = 0x7f800000u",
+     "kInfiniteMagnitude = 0x7f800001u"),
     ("negative infinity is small", ELEMENTS,
      "return bits & 0x7fffffffu;",
      "return bits >> 31 ? 0 : bits;"),
+)  # fmt: skip
+
+FINITE = group(
+    "csrc/finite.cpp",
+    ("the last element is not looked at", ELEMENTS,
+     "i < n; ++i) largest = std::max(largest, magnitude",
+     "i + 1 < n; ++i) largest = std::max(largest, magnitude"),
 )  # fmt: skip
 
 EXTRACTING = group(
@@ -303,6 +325,6 @@ THREADS = group(
 )  # fmt: skip
 
 MUTANTS = [
-    *UPDATING, *SERIES, *LOADING, *ELIGIBLE, *RANDOM, *FINITE, *EXTRACTING, *LOSS, *REGULARIZER,
-    *LANES, *THREADS,
+    *UPDATING, *SERIES, *LOADING, *ELIGIBLE, *RANDOM, *MAGNITUDE, *FINITE, *EXTRACTING, *LOSS,
+    *REGULARIZER, *LANES, *THREADS,
 ]  # fmt: skip

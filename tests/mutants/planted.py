@@ -3,9 +3,11 @@
 from . import (
     attention,
     backward,
+    benchmark,
     capsules,
     data,
     deferred_adam,
+    device_batches,
     eager,
     evaluation,
     forward,
@@ -21,8 +23,10 @@ from .runner import Mutant
 FILES = (
     forward,
     backward,
+    benchmark,
     host,
     deferred_adam,
+    device_batches,
     capsules,
     attention,
     data,

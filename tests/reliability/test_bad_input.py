@@ -19,6 +19,7 @@ from tests.conftest import interactions
 
 from .bad_input import (
     arguments,
+    benchmarks,
     evaluations,
     exports,
     losses,
@@ -41,6 +42,7 @@ COMMANDS = [
     *evaluations.CASES,
     *reports.CASES,
     *exports.COMMANDS,
+    *benchmarks.CASES,
 ]
 CALLS = [*losses.CASES, *arguments.CASES, *exports.CALLS]
 ALONE = {"NUL bytes alone", "an unknown key", "YAML that is not UTF-8", "where nothing can be read"}

@@ -154,6 +154,48 @@ def test_nothing_is_updated_and_the_place_is_named(place, backend, at_scale):
             assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq"])
+@pytest.mark.parametrize("row", ["late", "up to date", "never touched"])
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_a_moment_of_any_row_is_looked_at(backend, row, name):
+    ids = {"late": 3, "up to date": 7, "never touched": 9}
+    for bad in BAD:
+        training_step = make(backend, 0)
+        table, optimizer = training_step.model.table, training_step.table_optimizer
+        for touched_rows in ([3, 7], [7]):
+            table(torch.tensor(touched_rows)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        optimizer.state_dict()[name][ids[row], 2] = bad
+        text = f"step 2: item table: {name} of row {ids[row]}: got {bad} in column 2"
+        with pytest.raises(NonFiniteError, match=text):
+            table(torch.tensor([1, *ids.values()]))
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_gradients_of_padding_do_not_matter(backend):
+    """They are dropped; what they hold is not told of, and hides nothing else."""
+    training_step = make(backend, 0)
+    table, optimizer = training_step.model.table, training_step.table_optimizer
+    for ids, wrong in (([5, 0], 1), ([0, 5], 0), ([5, 6], None)):
+        rows = table(torch.tensor(ids))
+        rows.sum().backward()
+        (leaf,) = optimizer.param_groups[0]["params"][1:]
+        if wrong is not None:
+            leaf.grad[wrong] = torch.nan
+        optimizer.step()
+        optimizer.zero_grad()
+    assert optimizer.steps_taken == 3 and table.rows(0, ITEMS).isfinite().all()
+    for ids in ([0, 5, 6], [5, 6, 0], [5, 6]):
+        table(torch.tensor(ids)).sum().backward()
+        optimizer.param_groups[0]["params"][1].grad[[ids.index(5)]] = torch.inf
+        if 0 in ids:
+            optimizer.param_groups[0]["params"][1].grad[ids.index(0)] = torch.nan
+        with pytest.raises(NonFiniteError, match="step 3: item table: gradient of row 5: got inf"):
+            optimizer.step()
+        optimizer.zero_grad()
+
+
 def test_moments_that_were_loaded_are_looked_at():
     """They are other tensors than those that were looked at before."""
     training_step = make("native", 4)

@@ -15,6 +15,7 @@ from remi_fast.config import Config, LossConfig, ModelConfig, OptimConfig, Train
 from remi_fast.errors import CorruptFileError, DataError, NonFiniteError, RunFolderError
 from remi_fast.training import checkpoint
 from remi_fast.training import trainer as module
+from remi_fast.training.run_folder import MIRRORED_AT_A_TIME, MetricsLog, RunFolder
 from remi_fast.training.step import TrainingStep
 
 
@@ -71,6 +72,23 @@ def test_run_folder(finished, dataset):
     assert logged == {7: 6 / 25, 14: 13 / 25, 21: 20 / 25, 28: 1, 35: 1}, "beta of the last step"
     assert list((run / "tensorboard").glob("events*"))
     assert {"torch", "cpu", "command"} <= json.loads((run / "env.json").read_text()).keys()
+
+
+def test_tensorboard_has_every_line(tmp_path):
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    lines = [{"step": step, "loss": step / 4} for step in range(1, 2 * MIRRORED_AT_A_TIME)]
+    lines.insert(3, {"step": 3, "split": "valid", "recall@50": 0.5})
+    with MetricsLog(RunFolder(tmp_path), resume_step=0) as written:
+        for line in lines:
+            written.write(line)
+    board = accumulators.EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    shown = {
+        name: [(event.step, event.value) for event in board.Scalars(name)]
+        for name in board.Tags()["scalars"]
+    }
+    losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    assert shown == {"train/loss": losses, "valid/recall@50": [(3, 0.5)]}
 
 
 def test_it_learns(dataset, tmp_path):

@@ -1,37 +1,37 @@
 """Whole training steps, side by side in one run: remi-fast, the published recipe, that repaired.
 
-    python -m bench.end_to_end --items 368000 --save end_to_end_cpu
-
 Contestants take turns, a few steps at a time, so that what else the machine does hits all alike.
 First the losses and the tables after one step are compared on the same batch.
 """
 
-import argparse
+import os
+import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
-from bench import results
-from bench.generated import sequences, spans
-from bench.peers import EagerModel, python_iterator
-from bench.turns import compared, show, take_turns
-from remi_fast.config import Config, LossConfig
+from remi_fast.benchmark.generated import sequences, spans
+from remi_fast.benchmark.peers import EagerModel, python_iterator
+from remi_fast.benchmark.turns import compared, take_turns
+from remi_fast.config import Config, LossConfig, TrainConfig
 from remi_fast.data.loader import BatchLoader
+from remi_fast.errors import ConfigError
 from remi_fast.kernels.negatives import sample_negatives
 from remi_fast.models.recommender import make_model
 from remi_fast.training.step import TrainingStep
-from remi_fast.training.trainer import set_threads
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-ROUND_SECONDS = 1.5  # each contestant's turn
+PEERS = ("all", "eager", "none")
+REMI, PLAIN = "remi-fast, REMI", "remi-fast, plain sampled softmax"
+MEAN_LENGTH = 15  # interactions of a generated user
 
 
 class Data:
     """The generated interactions, as our loader and as the published iterator want them."""
 
     def __init__(self, num_items: int, num_users: int) -> None:
-        self.items, self.offsets = sequences(num_users, num_items, mean_length=15)
+        self.items, self.offsets = sequences(num_users, num_items, MEAN_LENGTH)
         self.num_items = num_items
         self.histories = [part.tolist() for part in self._split()]
 
@@ -92,26 +92,71 @@ def tensors(loader: BatchLoader) -> Iterator[Batch]:
         yield batch.history.long(), batch.length, batch.target.long()
 
 
-def contestants(data: Data, config: Config) -> dict[str, Callable[[], None]]:
-    """By name; the first is what the others are compared with."""
-    plain = Config(loss=LossConfig(beta=0.0, rr_lambda=0.0))
-    size, width = config.train.batch_size, config.model.max_history
+def contestants(data: Data, train: TrainConfig, peers: str) -> dict[str, Callable[[], None]]:
+    """By name; the first is what the others are compared with.
+
+    peers: "none", "eager" (the published recipe, and that repaired) or "all" (also compiled).
+    """
+    whole = LossConfig()
+    parts = {
+        REMI: whole,
+        "remi-fast, IHN only": LossConfig(rr_lambda=0.0),
+        "remi-fast, RR only": LossConfig(beta=0.0),
+        PLAIN: LossConfig(beta=0.0, rr_lambda=0.0),
+    }
+    runs = {name: ours(data, Config(loss=loss, train=train)) for name, loss in parts.items()}
+    if peers == "none":
+        return runs
+    config = Config(loss=whole, train=train)
+    size, width = train.batch_size, config.model.max_history
 
     def published(matrices: bool) -> Iterator[Batch]:
         return python_iterator(data.histories, size, width, matrices=matrices)
 
-    return {
-        "remi-fast": ours(data, config),
-        "remi-fast, plain sampled softmax": ours(data, plain),
-        "published, L x L matrices": eager(data, config, published(True), fused=False),
-        "published, without them": eager(data, config, published(False), fused=False),
-        "repaired: our loader, fused Adam": eager(
-            data, config, tensors(data.loader(config)), fused=True
-        ),
-        "repaired and torch.compile": eager(
-            data, config, tensors(data.loader(config)), fused=True, compiled=True
-        ),
-    }
+    def repaired(compiled: bool) -> Callable[[], None]:
+        return eager(data, config, tensors(data.loader(config)), fused=True, compiled=compiled)
+
+    runs["published, L x L matrices"] = eager(data, config, published(True), fused=False)
+    runs["published, without them"] = eager(data, config, published(False), fused=False)
+    runs["repaired: our loader, fused Adam"] = repaired(compiled=False)
+    if peers == "all":
+        runs["repaired and torch.compile"] = repaired(compiled=True)
+    return runs
+
+
+def compare(
+    batch_size: int, items: int, *, users: int, peers: str, rounds: int, seconds: float
+) -> dict[str, Any]:
+    """One case: what was checked, each contestant's times, and REMI by plain sampled softmax.
+
+    users: generated; seconds: of each contestant's turn in each of the rounds. Raises ConfigError
+    for a case that is too large for this machine.
+    """
+    check_memory(items, peers)
+    data, train = Data(items, users), TrainConfig(batch_size=batch_size)
+    checked = check(data, Config(train=train))
+    runs = contestants(data, train, peers)
+    table = compared(take_turns(runs, rounds, seconds), REMI)
+    for row in table.values():
+        row["samples_per_s"] = round(1e3 * batch_size / row["ms"])
+    pairs = zip(table[REMI]["rounds"], table[PLAIN]["rounds"], strict=True)
+    ratios = [remi / plain for remi, plain in pairs]
+    cost = {"ratio": round(statistics.median(ratios), 3)}
+    cost |= {"lowest": round(min(ratios), 3), "highest": round(max(ratios), 3)}
+    head = {"batch_size": batch_size, "items": items, "checked": checked}
+    return head | {"remi_by_plain": cost, "contestants": table}
+
+
+def check_memory(items: int, peers: str) -> None:
+    """Raise ConfigError where the tables of all contestants, who are there at once, do not fit."""
+    ours_alone, dense = 4 * 3, {"none": 0, "eager": 3 * 4, "all": 4 * 4}[peers]
+    need = 4 * items * Config().model.dim * (ours_alone + dense)  # weights, moments, gradients
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if need > there:
+        raise ConfigError(
+            f"--num-items {items:,} with --peers {peers}: all tables together need "
+            f"{need / 2**30:,.1f} GiB, expected at most the {there / 2**30:,.1f} GiB there are"
+        )
 
 
 def check(data: Data, config: Config) -> dict[str, float]:
@@ -140,29 +185,5 @@ def check(data: Data, config: Config) -> dict[str, float]:
     difference = (model.rows(0, data.num_items) - peer.items.weight).abs().max().item()
     found = {"loss": mine, "loss_of_peer": theirs.item(), "largest_weight_difference": difference}
     if abs(mine - theirs.item()) > 1e-4 * abs(mine) or difference > 1e-2 * config.optim.lr:
-        raise SystemExit(f"the contestants do not compute the same: {found}")
+        raise RuntimeError(f"the contestants do not compute the same: {found}")
     return found
-
-
-def main() -> None:
-    """Check, warm up, take turns, print and save."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--items", type=int, default=368_000, help="rows of the item table")
-    parser.add_argument("--users", type=int, default=100_000)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--save", help="name in bench/results/; not saved without it")
-    arguments = parser.parse_args()
-    set_threads(0)
-    data, config = Data(arguments.items, arguments.users), Config()
-    checked = check(data, config)
-    print("checked on one batch:", checked)
-    runs = contestants(data, config)
-    first = next(iter(runs))
-    table = compared(take_turns(runs, arguments.rounds, ROUND_SECONDS), first)
-    show(table, first)
-    if arguments.save:
-        print(results.save(arguments.save, {"options": vars(arguments), "check": checked} | table))
-
-
-if __name__ == "__main__":
-    main()

@@ -60,12 +60,3 @@ def compared(times: Mapping[str, list[float]], first: str) -> dict[str, Any]:
             "rounds": [round(value, 4) for value in values],
         }
     return table
-
-
-def show(table: Mapping[str, Any], first: str) -> None:
-    """Print what `compared` gives."""
-    width = max(map(len, table)) + 2
-    print(f"{'contestant':<{width}}{'ms':>10}   against {first}")
-    for name, row in table.items():
-        low, high = row["ratio_range"]
-        print(f"{name:<{width}}{row['ms']:>10.3f}{row['ratio']:>9.2f} ({low:.2f} to {high:.2f})")

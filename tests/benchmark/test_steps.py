@@ -1,0 +1,128 @@
+"""`remi-fast bench`: everyone is checked and timed, and what is printed is what was measured."""
+
+import json
+import statistics
+
+import pytest
+import torch
+
+from remi_fast.benchmark import steps
+from remi_fast.benchmark.phases import phases
+from remi_fast.benchmark.steps import PLAIN, REMI, Data, check, check_memory, compare
+from remi_fast.benchmark.turns import compared, take_turns
+from remi_fast.cli import main
+from remi_fast.config import Config, TrainConfig
+from remi_fast.errors import ConfigError
+
+ITEMS, USERS, BATCH = 300, 40, 16
+OURS = {REMI, "remi-fast, IHN only", "remi-fast, RR only", PLAIN}
+EAGER = {
+    "published, L x L matrices",
+    "published, without them",
+    "repaired: our loader, fused Adam",
+}
+CONFIG = Config(train=TrainConfig(batch_size=BATCH))
+
+
+@pytest.fixture(scope="module")
+def case():
+    return compare(BATCH, ITEMS, users=USERS, peers="eager", rounds=3, seconds=0.001)
+
+
+def test_everyone_takes_part(case):
+    assert case["contestants"].keys() == OURS | EAGER
+    assert (case["batch_size"], case["items"]) == (BATCH, ITEMS)
+    for row in case["contestants"].values():
+        assert len(row["rounds"]) == 3 and min(row["rounds"]) > 0
+        assert row["ms"] == pytest.approx(statistics.median(row["rounds"]), abs=1e-3)
+        assert row["samples_per_s"] == pytest.approx(1e3 * BATCH / row["ms"], abs=0.51)
+    assert case["checked"]["loss"] == pytest.approx(case["checked"]["loss_of_peer"], rel=1e-4)
+
+
+def test_the_cost_of_remi_is_by_round(case):
+    remi, plain = (case["contestants"][name]["rounds"] for name in (REMI, PLAIN))
+    ratios = sorted(a / b for a, b in zip(remi, plain, strict=True))
+    cost = case["remi_by_plain"]
+    found = [cost["lowest"], cost["ratio"], cost["highest"]]
+    assert found == pytest.approx(ratios, abs=1e-3)
+
+
+def test_turns_go_round_and_the_first_round_is_left_out():
+    calls = []
+    runs = {name: lambda name=name: calls.append(name) for name in "ab"}
+    times = take_turns(runs, rounds=2, seconds=0)
+    assert calls == ["a", "a", "b", "b"] * 3
+    assert {name: len(values) for name, values in times.items()} == {"a": 2, "b": 2}
+    table = compared({"a": [1.0, 2.0, 4.0], "b": [2.0, 8.0, 4.0]}, "a")
+    assert table["b"]["ms"] == 4 and table["b"]["ratio"] == 2
+    assert table["b"]["ratio_range"] == [1, 4]
+
+
+@pytest.mark.parametrize("where", ["loss", "update"])
+def test_contestants_that_differ_are_refused(monkeypatch, where):
+    """The test of the check."""
+    if where == "loss":
+        whole = steps.EagerModel.forward
+        monkeypatch.setattr(
+            steps.EagerModel, "forward", lambda *arguments: 1.001 * whole(*arguments)
+        )
+    else:
+        whole_step = torch.optim.Adam.step
+
+        def late(self, *arguments):
+            if self.param_groups[0]["fused"]:  # ours
+                return whole_step(self, *arguments)
+            return None
+
+        monkeypatch.setattr(torch.optim.Adam, "step", late)
+    with pytest.raises(RuntimeError, match="do not compute the same"):
+        check(Data(ITEMS, USERS), CONFIG)
+
+
+def test_parts_add_up_and_training_is_not_disturbed():
+    found = phases(Data(ITEMS, USERS), CONFIG, steps=20)
+    assert list(found) == [
+        "batch",
+        "negatives",
+        "gather",
+        "extractor",
+        "loss",
+        "table update",
+        "extractor update",
+        "backward and the rest",
+    ]
+    assert min(found.values()) > 0
+
+
+def test_what_does_not_fit_is_refused():
+    check_memory(1000, "all")
+    with pytest.raises(ConfigError, match="--num-items 10,000,000,000 .* GiB, expected at most"):
+        check_memory(10**10, "none")
+
+
+def test_the_command(tmp_path, capsys):
+    words = ["bench", "--num-items", "200", "300", "--batch-size", "8", "--users", "30"]
+    words += ["--rounds", "1", "--seconds", "0.001", "--peers", "none"]
+    assert main([*words, "--json", "--out", str(tmp_path / "a.json")]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "a.json").read_text())
+    assert [case["items"] for case in printed["cases"]] == [200, 300]
+    assert {"torch", "cpu", "command"} <= printed["environment"].keys()
+    assert all(case["contestants"].keys() == OURS for case in printed["cases"])
+    assert main(words) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "batch 8, 300 items" in shown and "times as long as plain sampled softmax" in shown
+    assert "backward and the rest" in shown
+
+
+def test_the_picture(case, tmp_path):
+    pytest.importorskip("matplotlib")
+    from remi_fast.benchmark.picture import draw, picture
+
+    draw([case], tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    (axes,) = picture([case]).axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == list(case["contestants"])
+    lengths = [bar.get_width() for bar in axes.patches]
+    assert lengths == [row["ms"] for row in case["contestants"].values()]
