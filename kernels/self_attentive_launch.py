@@ -49,7 +49,7 @@ _FORWARD = {
         128: Tiles(32, 32, 8, chunk=16),
         256: Tiles(16, 32, 8, chunk=16),
     },
-    "float64": {64: Tiles(16, 16, 8, chunk=16), 256: Tiles(16, 16, 8, chunk=16)},
+    "float64": {256: Tiles(16, 16, 8, chunk=16)},
 }
 _BACKWARD = {
     "half": {
@@ -67,7 +67,7 @@ _BACKWARD = {
         128: Tiles(16, 32, 8, chunk=16),
         256: Tiles(16, 16, 8, chunk=16),
     },
-    "float64": {64: Tiles(16, 16, 8, chunk=16), 256: Tiles(16, 16, 8, chunk=16)},
+    "float64": {256: Tiles(16, 16, 8, chunk=16)},
 }
 
 
