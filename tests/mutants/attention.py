@@ -42,22 +42,13 @@ FORWARD = group(
     ("rows past the last user of a tile are the next tile's", PACKED,
      "real = (slots < USERS) & (users < B) & (places < L)",
      "real = (users < B) & (places < L)"),
-    ("places past the last of all", LONG,
-     "(users < B) & (places < L)\n    length",
-     "(users < B)\n    length"),
     ("places past a history", PADDED,
      "real & (places < length)",
      "real"),
-    ("users far apart", far(0),
-     "users = (tile * USERS + slots).to(tl.int64)\n    places",
-     "users = tile * USERS + slots\n    places"),
-    ("places far apart", far(1),
-     "rows = users * stride_user + places.to(tl.int64) * stride_place\n    logits",
-     "rows = users * stride_user + places * stride_place\n    logits"),
     ("no positions", PACKED,
      "return (history + _load_rows(positions_ptr, places * D, present, dims, D, SUM)).to(DOT)",
      "return history.to(DOT)"),
-    ("hidden units of W1 past the last", LONG,
+    ("hidden units of W1 past the last", GUARDED,
      "mask = (dims < D)[:, None] & (units < H)[None, :]\n    return",
      "mask = (dims < D)[:, None] & (units >= 0)[None, :]\n    return"),
     ("only the last chunk of dimensions", LONG,
@@ -84,6 +75,20 @@ FORWARD = group(
     ("interests are cut off", NEAREST,
      "rounded(mixed, interests_ptr.dtype.element_ty)",
      "mixed.to(interests_ptr.dtype.element_ty)"),
+)  # fmt: skip
+
+FAR_AWAY = group(
+    KERNELS,
+    ("places past the last of all", LONG,
+     "(users < B) & (places < L)\n    length",
+     "(users < B)\n    length"),
+    ("users far apart", far(0),
+     "users = (tile * USERS + slots).to(tl.int64)\n    places",
+     "users = tile * USERS + slots\n    places"),
+    ("places far apart", far(1),
+     "rows = users * stride_user + places.to(tl.int64) * stride_place\n    logits",
+     "rows = users * stride_user + places * stride_place\n    logits"),
+    by_signal=True,
 )  # fmt: skip
 
 BACKWARD = group(
@@ -163,4 +168,4 @@ HOST = [
     ),
 ]  # fmt: skip
 
-MUTANTS = [*FORWARD, *BACKWARD, *HOST]
+MUTANTS = [*FORWARD, *FAR_AWAY, *BACKWARD, *HOST]
