@@ -57,6 +57,7 @@ _BACKWARD = {
         128: Tiles(32, 32, 8, chunk=32),
         256: Tiles(16, 32, 8, chunk=32),
     },
+    "half from float32": {128: Tiles(32, 32, 8, chunk=16), 256: Tiles(16, 32, 8, chunk=16)},
     "tf32": {
         64: Tiles(32, 64, 8, chunk=32),
         128: Tiles(32, 32, 8, chunk=16),
@@ -73,18 +74,19 @@ _BACKWARD = {
 
 def forward_tiles(history: Tensor, interests: int, dtype: torch.dtype) -> Tiles:
     """Tiles of the forward pass; dtype: that products are made in."""
-    return _many(_lookup(_FORWARD, history.shape[2], dtype), history, interests)
+    return _many(_lookup(_FORWARD, history, dtype), history, interests)
 
 
 def backward_tiles(history: Tensor, interests: int, dtype: torch.dtype) -> Tiles:
     """Tiles of the backward pass."""
-    return _many(_lookup(_BACKWARD, history.shape[2], dtype), history, interests)
+    return _many(_lookup(_BACKWARD, history, dtype), history, interests)
 
 
-def _lookup(table: dict[str, dict[int, Tiles]], dim: int, dtype: torch.dtype) -> Tiles:
+def _lookup(table: dict[str, dict[int, Tiles]], history: Tensor, dtype: torch.dtype) -> Tiles:
     names = {torch.float64: "float64", torch.float32: dot_precision(dtype)}
-    tiles = table[names.get(dtype, "half")]
-    return tiles[min(size for size in tiles if size >= dim)]
+    half = "half from float32" if history.dtype == torch.float32 else "half"
+    tiles = table.get(names.get(dtype, half), table["half"])
+    return tiles[min(size for size in tiles if size >= history.shape[2])]
 
 
 def _many(tiles: Tiles, history: Tensor, interests: int) -> Tiles:

@@ -112,8 +112,9 @@ def test_autocast_multiplies_in_its_dtype_and_leaves_that_of_the_history():
     history, length, *parameters = make(3, 4, 16, 32, 2, dtype=torch.float32, scale=0.5)
     exact = self_attentive_extractor(history, length, *parameters, backend="triton")
     with torch.autocast(DEVICE, dtype=torch.float16):
+        found = self_attentive_extractor(history, length, *parameters, backend="triton")
         mixed = [parameters[0].half(), *parameters[1:]]
-        found = self_attentive_extractor(history, length, *mixed, backend="triton")
+        self_attentive_extractor(history, length, *mixed, backend="triton")
         wide = self_attentive_extractor(
             history.double(), length, *(x.double() for x in parameters), backend="triton"
         )
