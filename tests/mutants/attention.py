@@ -42,6 +42,9 @@ FORWARD = group(
     ("rows past the last user of a tile are the next tile's", PACKED,
      "real = (slots < USERS) & (users < B) & (places < L)",
      "real = (users < B) & (places < L)"),
+    ("places past the last of all", GUARDED,
+     "(users < B) & (places < L)\n    length",
+     "(users < B)\n    length"),
     ("places past a history", PADDED,
      "real & (places < length)",
      "real"),
@@ -79,9 +82,6 @@ FORWARD = group(
 
 FAR_AWAY = group(
     KERNELS,
-    ("places past the last of all", LONG,
-     "(users < B) & (places < L)\n    length",
-     "(users < B)\n    length"),
     ("users far apart", far(0),
      "users = (tile * USERS + slots).to(tl.int64)\n    places",
      "users = tile * USERS + slots\n    places"),
