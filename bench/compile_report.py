@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -35,12 +36,20 @@ from remi_fast.kernels import (
     deferred_adam_launch,
     device_batches_launch,
     ihn_loss_launch,
+    self_attentive_launch,
 )
 
 BUDGETS = Path(__file__).parent / "compile_budgets.json"
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 SHARED_LIMITS = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes, of a thread block
 TENSOR_CORES = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}  # that the benchmarked variants must use
+_LAUNCHING = (
+    capsule_routing_launch,
+    deferred_adam_launch,
+    device_batches_launch,
+    ihn_loss_launch,
+    self_attentive_launch,
+)
 _WITH_DOTS = ("partials", "negative_gradients")  # kernels that multiply matrices
 
 
@@ -120,12 +129,9 @@ def launched(variant: AnyVariant) -> list[tuple[Any, tuple[Any, ...], dict[str, 
     def note(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
         launches_made.append((kernel, arguments, {"grid": grid} | options))
 
-    with (
-        mock.patch.object(ihn_loss_launch, "launch", note),
-        mock.patch.object(deferred_adam_launch, "launch", note),
-        mock.patch.object(capsule_routing_launch, "launch", note),
-        mock.patch.object(device_batches_launch, "launch", note),
-    ):
+    with ExitStack() as patches:
+        for module in _LAUNCHING:
+            patches.enter_context(mock.patch.object(module, "launch", note))
         variants.run(variant)
     return launches_made
 

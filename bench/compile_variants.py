@@ -4,6 +4,8 @@ The tensors are on torch's meta device: shapes, strides and alignment, but no me
 code picks the tiles and Triton specialises the arguments as it does on a GPU.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -15,6 +17,7 @@ from remi_fast.kernels import capsule_routing_launch as capsules
 from remi_fast.kernels import deferred_adam_launch as adam
 from remi_fast.kernels import device_batches_launch as batches
 from remi_fast.kernels import ihn_loss_launch as launches
+from remi_fast.kernels import self_attentive_launch as attention
 from remi_fast.kernels.deferred_adam_state import AdamState, StepTable
 from remi_fast.kernels.device_batches import Buffers, Sequences
 
@@ -93,6 +96,23 @@ class CapsuleVariant:
 
 
 @dataclass(frozen=True)
+class AttentionVariant:
+    """ComiRec-SA's extractor, forward and backward; four hidden units a dimension."""
+
+    arithmetic: str
+    batch: int = 1024
+    dim: int = 64
+    interests: int = 4
+    history: int = _HISTORY
+    routing_gradient: bool = True
+
+    def __str__(self) -> str:
+        sizes = f"B{self.batch} d{self.dim} K{self.interests} L{self.history}"
+        constant = "" if self.routing_gradient else " no routing gradient"
+        return f"{self.arithmetic} comirec-sa {sizes}{constant}"
+
+
+@dataclass(frozen=True)
 class BatchVariant:
     """A training batch drawn on the device."""
 
@@ -107,11 +127,20 @@ class BatchVariant:
         return f"{self.sampling} L{self.history} users={self.users}{step}"
 
 
-AnyVariant = Variant | AdamVariant | CapsuleVariant | BatchVariant
+AnyVariant = Variant | AdamVariant | CapsuleVariant | BatchVariant | AttentionVariant
 
 
 def _capsules(**sizes: Any) -> list[CapsuleVariant]:
     return [CapsuleVariant(model, **sizes) for model in ("comirec-dr", "mind")]
+
+
+def _attention(arithmetic: str) -> list[AttentionVariant]:
+    """Other dimensions, long histories, many interests."""
+    sizes: tuple[dict[str, Any], ...] = (
+        {"dim": 100}, {"dim": 256, "interests": 16}, {"interests": 16}, {"history": 256},
+        {"dim": 256, "history": 256}, {"routing_gradient": False},
+    )  # fmt: skip
+    return [AttentionVariant(arithmetic, **size) for size in sizes]
 
 
 def _adam(**sizes: Any) -> list[AdamVariant]:
@@ -126,9 +155,11 @@ def benchmarked() -> list[AnyVariant]:
     """The loss that the benchmark times, and the kernels of a training step."""
     timed = {"source": "rows", "options": ("routing",)}
     trained = {"batch": 128, "options": ("draw", "mask", "routing")}
+    variants: list[AnyVariant]
     variants = [Variant(a, b, **timed) for a, b in product(TENSOR_CORES, BATCHES)]
     variants += [Variant(name, **trained) for name in TENSOR_CORES]
-    return [*variants, *_adam(), *_capsules(), *_batches()]
+    attention = [AttentionVariant(a, b) for a, b in product(TENSOR_CORES, BATCHES)]
+    return [*variants, *_adam(), *_capsules(), *_batches(), *attention]
 
 
 def shipped() -> list[AnyVariant]:
@@ -160,6 +191,8 @@ def shipped() -> list[AnyVariant]:
         variants += _capsules(dim=dim)
     for dtype, dim in product(("float32", "bfloat16", "float16", "float64"), (50, 64, 256)):
         variants += _capsules(dtype=dtype, dim=dim)
+    for name in ARITHMETIC:
+        variants += _attention(name)
     variants += _batches(step_on_device=False) + _batches(users=100)
     for history in BATCH_HISTORIES:
         variants += _batches(history=history)
@@ -173,10 +206,14 @@ def run(variant: AnyVariant) -> None:
         _call_adam(variant)
     elif isinstance(variant, CapsuleVariant):
         _call_capsules(variant)
+    elif isinstance(variant, AttentionVariant):
+        with _precision(variant.arithmetic):
+            _call_attention(variant)
     elif isinstance(variant, BatchVariant):
         _call_batches(variant)
     else:
-        _call_loss(variant)
+        with _precision(variant.arithmetic):
+            _forward_and_backward(variant)
 
 
 def _call_adam(variant: AdamVariant) -> None:
@@ -228,14 +265,30 @@ def _call_batches(variant: BatchVariant) -> None:
     batches.draw_batch(sequences, out, 1, step, variant.sampling == "epoch")
 
 
-def _call_loss(variant: Variant) -> None:
-    _, _, precision = ARITHMETIC[variant.arithmetic]
+@contextmanager
+def _precision(arithmetic: str) -> Iterator[None]:
+    """torch's float32 matmul precision."""
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
+    torch.set_float32_matmul_precision(ARITHMETIC[arithmetic][2])
     try:
-        _forward_and_backward(variant)
+        yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def _call_attention(variant: AttentionVariant) -> None:
+    dtype, products, _ = ARITHMETIC[variant.arithmetic]
+    batch, positions, dim = variant.batch, variant.history, variant.dim
+    inputs = (
+        _empty(batch, positions, dim, dtype=dtype),
+        _empty(batch, dtype=torch.int64),
+        _empty(positions, dim, dtype=dtype),
+        _empty(dim, 4 * dim, dtype=dtype),
+        _empty(4 * dim, variant.interests, dtype=dtype),
+    )
+    interests, routing = attention.forward(*inputs, products)
+    slope = routing if variant.routing_gradient else None
+    attention.backward(*inputs, routing, interests, slope, products)
 
 
 def _forward_and_backward(variant: Variant) -> None:

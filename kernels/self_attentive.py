@@ -1,4 +1,8 @@
-"""ComiRec-SA interest extraction on the CPU: only the real positions go through the layers."""
+"""ComiRec-SA's interest extraction: arguments checked, backend chosen.
+
+The formula is `reference.self_attentive_extractor`. On the CPU only the real positions go through
+the layers; `self_attentive_triton.py` keeps nothing of the hidden layer.
+"""
 
 import math
 from typing import Any
@@ -7,8 +11,13 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .dispatch import choose, first_derivative_only
+from .checks import check_tensor
+from .dispatch import choose, first_derivative_only, full_precision
+from .ihn_loss import check, too_wide
 from .native import C
+
+_MAX_TRITON_POSITIONS = 256
+_MAX_TRITON_INTERESTS = 16
 
 
 def self_attentive_extractor(
@@ -20,14 +29,49 @@ def self_attentive_extractor(
     *,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """See `kernels.reference.self_attentive_extractor` for shapes and formula."""
+    """See `kernels.reference.self_attentive_extractor` for shapes and formula.
+
+    All but length have one floating dtype, the results'; "triton" sums half precision in float32,
+    multiplies under autocast in its dtype, and takes L and d up to 256 and K up to 16. Raises
+    ValueError for shapes, dtypes or devices that do not fit.
+    """
+    _check(history, length, positions, w1, w2)
     implementation = choose(
         "self_attentive_extractor",
         backend,
-        {"native": _native, "reference": reference.self_attentive_extractor},
+        {"triton": _triton, "native": _native, "reference": reference.self_attentive_extractor},
         history.device,
+        triton_cannot=_too_large(history, w2),
     )
     return implementation(history, length, positions, w1, w2)
+
+
+def _check(history: Tensor, length: Tensor, positions: Tensor, w1: Tensor, w2: Tensor) -> None:
+    names = "history", "length", "positions", "w1", "w2"
+    for name, tensor in zip(names, (history, length, positions, w1, w2), strict=True):
+        check_tensor(name, tensor)
+    if history.ndim != 3 or history.shape[1] == 0 or not history.is_floating_point():
+        raise ValueError(
+            f"history: got {tuple(history.shape)} {history.dtype}, "
+            "expected (B, L, d) of a floating dtype, L > 0"
+        )
+    if w2.ndim != 2 or w2.shape[1] == 0:
+        raise ValueError(f"w2: got shape {tuple(w2.shape)}, expected (h, K), K > 0")
+    batch, max_length, dim = history.shape
+    shapes = {"positions": (positions, (max_length, dim)), "w1": (w1, (dim, len(w2)))}
+    check("history", history, shapes | {"w2": (w2, tuple(w2.shape))}, same_dtype=True)
+    check("history", history, {"length": (length, (batch,))})
+    if length.is_floating_point():
+        raise ValueError(f"length: got {length.dtype}, expected whole numbers")
+
+
+def _too_large(history: Tensor, w2: Tensor) -> str:
+    """Why Triton's kernels cannot take these sizes; empty if they can."""
+    if history.shape[1] > _MAX_TRITON_POSITIONS:
+        return f"got {history.shape[1]} positions, at most {_MAX_TRITON_POSITIONS}"
+    if w2.shape[1] > _MAX_TRITON_INTERESTS:
+        return f"got {w2.shape[1]} interests, at most {_MAX_TRITON_INTERESTS}"
+    return too_wide(history.shape[2])
 
 
 def _native(
@@ -101,3 +145,57 @@ def _tanh_project_backward(hidden: Tensor, w2: Tensor, grad_logits: Tensor) -> T
         hidden.numpy(), projection.numpy(), grad_logits.numpy(), grad_hidden.numpy()
     )
     return grad_hidden
+
+
+def _triton(
+    history: Tensor, length: Tensor, positions: Tensor, w1: Tensor, w2: Tensor
+) -> tuple[Tensor, Tensor]:
+    dtype, device = history.dtype, history.device.type
+    if dtype != torch.float64 and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    if history.stride(2) != 1:
+        history = history.contiguous()
+    # Under autocast their dtypes may differ.
+    parameters = (x.to(history.dtype).contiguous() for x in (positions, w1, w2))
+    interests, routing = _Triton.apply(history, length.contiguous(), *parameters, dtype)
+    return interests, routing
+
+
+class _Triton(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        history: Tensor,
+        length: Tensor,
+        positions: Tensor,
+        w1: Tensor,
+        w2: Tensor,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        from . import self_attentive_launch  # triton is not imported where it is not used
+
+        with full_precision(history.device):
+            interests, routing = self_attentive_launch.forward(
+                history, length, positions, w1, w2, dtype
+            )
+        ctx.dtype = dtype
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(history, length, positions, w1, w2, routing)
+        return interests, routing
+
+    @staticmethod
+    @first_derivative_only
+    def backward(
+        ctx: Any, grad_interests: Tensor | None, grad_routing: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        from . import self_attentive_launch
+
+        history, length, positions, w1, w2, routing = ctx.saved_tensors
+        if grad_interests is None:
+            grad_interests = history.new_zeros((*routing.shape[:2], history.shape[2]))
+        with full_precision(history.device):
+            gradients = self_attentive_launch.backward(
+                history, length, positions, w1, w2, routing, grad_interests.contiguous(),
+                None if grad_routing is None else grad_routing.contiguous(), ctx.dtype,
+            )  # fmt: skip
+        return gradients[0], None, *gradients[1:], None

@@ -1,8 +1,8 @@
 """Every tensor of every launch between two pages that may not be touched; see test_memory_safety.
 
 `python -m tests.kernels.guard_pages loss` runs the loss over odd shapes, `adam` deferred Adam,
-`capsules` capsule routing, `batches` device batches; `control` reads one element too many, and has
-to die of it.
+`capsules` capsule routing, `batches` device batches, `attention` the extractor; `control` reads one
+element too many, and has to die of it.
 """
 
 import os
@@ -24,15 +24,18 @@ from remi_fast.kernels import (
     ihn_loss_launch,
     negatives,
     runtime,
+    self_attentive_launch,
 )
 from remi_fast.kernels.capsule_routing import capsule_routing
 from remi_fast.kernels.deferred_adam_state import AdamState, StepTable
 from remi_fast.kernels.device_batches import Buffers, Sequences, draw_batch
 from remi_fast.kernels.multi_interest_ihn_loss import multi_interest_ihn_loss_rows
+from remi_fast.kernels.self_attentive import self_attentive_extractor
 from tests.kernels.pages import between_guards
 from tests.kernels.test_capsule_routing import shape_triton as shape_capsules
 from tests.kernels.test_deferred_adam import shape_triton as shape_adam
 from tests.kernels.test_ihn_loss import shape_triton
+from tests.kernels.test_self_attentive_triton import shape_triton as shape_attention
 
 
 def guarded(x, at_end):
@@ -57,7 +60,7 @@ def guard_launches(at_end, monkeypatch):
 
     for module in (
         capsule_routing_launch, deferred_adam_launch, device_batches_launch, ihn_loss_launch,
-        negatives,
+        negatives, self_attentive_launch,
     ):  # fmt: skip
         monkeypatch.setattr(module, "launch", launch, raising=False)
 
@@ -152,6 +155,24 @@ def run_capsules(sizes, shared):
     return *results, *torch.autograd.grad(results, leaves, [torch.ones_like(x) for x in results])
 
 
+def attention_cases():
+    """(users, positions, dim), (hidden units, interests): tiles that are not full."""
+    yield (1, 1, 1), (1, 1)
+    yield (7, 5, 6), (20, 3)
+    yield (2, 18, 17), (17, 16)
+
+
+def run_attention(sizes, layers):
+    """Interests, routing and gradients of one problem."""
+    users, places, dim = sizes
+    generator = torch.Generator().manual_seed(1)
+    shapes = sizes, (places, dim), (dim, layers[0]), layers
+    leaves = [torch.randn(s, generator=generator).requires_grad_() for s in shapes]
+    length = (torch.arange(users) + places - 1) % (places + 1)
+    results = self_attentive_extractor(leaves[0], length, *leaves[1:], backend="triton")
+    return *results, *torch.autograd.grad(results, leaves, [torch.ones_like(x) for x in results])
+
+
 def batch_cases():
     """Lengths of the sequences, batch and history; whether an epoch: the first and last items."""
     for every_target_once in (False, True):
@@ -207,6 +228,7 @@ if __name__ == "__main__":
         shape_triton(tiles)
         shape_adam(tiles)
         shape_capsules(tiles)
+        shape_attention(tiles)
         if sys.argv[1] == "control":
             control()
         else:
@@ -214,6 +236,7 @@ if __name__ == "__main__":
                 "loss": (cases, run),
                 "adam": (adam_cases, run_adam),
                 "capsules": (capsule_cases, run_capsules),
+                "attention": (attention_cases, run_attention),
                 "batches": (batch_cases, run_batches),
             }
             run_all(*kinds[sys.argv[1]])

@@ -1,6 +1,7 @@
 """All planted bugs, and the control."""
 
 from . import (
+    attention,
     backward,
     benchmark,
     capsules,
@@ -27,6 +28,7 @@ FILES = (
     deferred_adam,
     device_batches,
     capsules,
+    attention,
     data,
     training,
     sweep,
