@@ -41,7 +41,8 @@ def test_benchmarked_variants(target):
     loss = {"partials", "combine", "negative_gradients", "row_gradients"}
     adam = {"catch_up", "read", "carry", "update"}
     capsules = {"routing", "last_iteration_gradients", "last_update_gradients", "spread"}
-    assert kernels == loss | adam | capsules | {"draw_batch"}
+    attention = {"attention", "gradients", "sum"}
+    assert kernels == loss | adam | capsules | attention | {"draw_batch"}
 
 
 @needs_tools
