@@ -57,7 +57,7 @@ _BACKWARD = {
         128: Tiles(32, 32, 8, chunk=32),
         256: Tiles(16, 32, 8, chunk=32),
     },
-    "half from float32": {128: Tiles(32, 32, 8, chunk=16), 256: Tiles(16, 32, 8, chunk=16)},
+    "half from float32": {128: Tiles(32, 32, 8, chunk=16)},
     "tf32": {
         64: Tiles(32, 64, 8, chunk=32),
         128: Tiles(32, 32, 8, chunk=16),
@@ -145,9 +145,14 @@ def backward(
     grad_routing: Tensor | None,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of history, positions, w1 and w2; grad_routing None: routing has none."""
+    """Gradients of history, positions, w1 and w2; grad_routing None: routing has none.
+
+    Of float32 rows wider than 128, products are made in float32 whatever `dtype` is.
+    """
     batch, num_positions, dim = history.shape
     hidden = len(w2)
+    if history.dtype == torch.float32 and dim > max(_BACKWARD["half from float32"]):
+        dtype = torch.float32  # rounding rows takes registers that wide ones do not leave
     tiles = backward_tiles(history, w2.shape[1], dtype)
     sizes = _sizes(history, w2, tiles)
     count = triton.cdiv(batch, sizes["USERS"])

@@ -124,6 +124,20 @@ def test_autocast_multiplies_in_its_dtype_and_leaves_that_of_the_history():
         torch.testing.assert_close(doubled, wanted.double(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dim", [128, 130])
+def test_wide_rows_have_their_gradients_in_float32(dim):
+    """Whatever autocast says: half products would spill registers."""
+    history, length, *parameters = make(2, 3, dim, 16, 2, dtype=torch.float32, scale=0.5)
+    _, routing = self_attentive_extractor(history, length, *parameters, backend="triton")
+    upward = torch.ones(2, 2, dim, device=DEVICE)
+    half, single = (
+        self_attentive_launch.backward(history, length, *parameters, routing, upward, None, dtype)
+        for dtype in (torch.float16, torch.float32)
+    )
+    same = all(torch.equal(a, b) for a, b in zip(half, single, strict=True))
+    assert same == (dim > 128)
+
+
 @pytest.mark.parametrize("places", [3, 17])
 def test_gradcheck(places):
     history, length, *parameters = make(2, places, 2, 3, 2)
