@@ -21,7 +21,8 @@ python3 setup.py --quiet build_ext --inplace
 python3 -c 'import torch; print(torch.__version__, torch.cuda.get_device_name())'
 
 if [ "$1" = tests ]; then
-    python3 -m pytest -q -p no:cacheprovider tests/kernels tests/test_losses.py
+    python3 -m pytest -q -p no:cacheprovider tests/kernels tests/test_losses.py \
+        tests/data/test_device_loader.py
     if command -v compute-sanitizer >/dev/null; then
         for tool in memcheck racecheck; do
             PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 9 \
