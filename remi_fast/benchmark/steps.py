@@ -22,7 +22,6 @@ from remi_fast.models.recommender import make_model
 from remi_fast.training.step import TrainingStep
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-PEERS = ("all", "eager", "none")
 REMI, PLAIN = "remi-fast, REMI", "remi-fast, plain sampled softmax"
 MEAN_LENGTH = 15  # interactions of a generated user
 
@@ -125,15 +124,13 @@ def contestants(data: Data, train: TrainConfig, peers: str) -> dict[str, Callabl
 
 
 def compare(
-    batch_size: int, items: int, *, users: int, peers: str, rounds: int, seconds: float
+    data: Data, batch_size: int, *, peers: str, rounds: int, seconds: float
 ) -> dict[str, Any]:
     """One case: what was checked, each contestant's times, and REMI by plain sampled softmax.
 
-    users: generated; seconds: of each contestant's turn in each of the rounds. Raises ConfigError
-    for a case that is too large for this machine.
+    seconds: of each contestant's turn in each of the rounds. `check_memory` says what does not fit.
     """
-    check_memory(items, peers)
-    data, train = Data(items, users), TrainConfig(batch_size=batch_size)
+    train = TrainConfig(batch_size=batch_size)
     checked = check(data, Config(train=train))
     runs = contestants(data, train, peers)
     table = compared(take_turns(runs, rounds, seconds), REMI)
@@ -143,7 +140,7 @@ def compare(
     ratios = [remi / plain for remi, plain in pairs]
     cost = {"ratio": round(statistics.median(ratios), 3)}
     cost |= {"lowest": round(min(ratios), 3), "highest": round(max(ratios), 3)}
-    head = {"batch_size": batch_size, "items": items, "checked": checked}
+    head = {"batch_size": batch_size, "items": data.num_items, "checked": checked}
     return head | {"remi_by_plain": cost, "contestants": table}
 
 

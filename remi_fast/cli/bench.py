@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+    from remi_fast.benchmark.steps import Data
+
 PHASE_STEPS = 200
 
 
@@ -28,7 +30,7 @@ def add_arguments(parser: "ArgumentParser") -> None:
         choices=("all", "eager", "none"),
         default="all",
         help="what else takes part: eager PyTorch (the published recipe, and that repaired), all: "
-        "also the repaired one by torch.compile, which takes a minute to begin",
+        "also the repaired one by torch.compile, which compiles first",
     )
     parser.add_argument("--rounds", type=int, default=9, help="turns of each contestant")
     parser.add_argument("--seconds", type=float, default=1.5, help="length of a turn")
@@ -44,7 +46,7 @@ def run(arguments: Any) -> int:
     _check(arguments)
     draw = _drawing() if arguments.picture is not None else None
     from remi_fast import files
-    from remi_fast.benchmark.steps import check_memory
+    from remi_fast.benchmark.steps import Data, check_memory
     from remi_fast.training.run_folder import environment
     from remi_fast.training.trainer import set_threads
 
@@ -53,8 +55,9 @@ def run(arguments: Any) -> int:
         check_memory(items, arguments.peers)
     cases = []
     for items in arguments.num_items:
+        data = Data(items, arguments.users)
         for batch_size in arguments.batch_size:
-            cases.append(_case(batch_size, items, arguments))
+            cases.append(_case(data, batch_size, arguments))
             if not arguments.json:
                 _show(cases[-1])
     result = {"environment": environment(), "threads": arguments.threads, "cases": cases}
@@ -104,21 +107,20 @@ def _drawing() -> Any:
     return draw
 
 
-def _case(batch_size: int, items: int, arguments: Any) -> dict[str, Any]:
+def _case(data: "Data", batch_size: int, arguments: Any) -> dict[str, Any]:
     from remi_fast.benchmark.phases import phases
-    from remi_fast.benchmark.steps import Data, compare
+    from remi_fast.benchmark.steps import compare
     from remi_fast.config import Config, TrainConfig
 
     case = compare(
+        data,
         batch_size,
-        items,
-        users=arguments.users,
         peers=arguments.peers,
         rounds=arguments.rounds,
         seconds=arguments.seconds,
     )
     config = Config(train=TrainConfig(batch_size=batch_size))
-    case["phases_ms"] = phases(Data(items, arguments.users), config, PHASE_STEPS)
+    case["phases_ms"] = phases(data, config, PHASE_STEPS)
     return case
 
 

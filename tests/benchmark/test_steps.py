@@ -26,7 +26,7 @@ CONFIG = Config(train=TrainConfig(batch_size=BATCH))
 
 @pytest.fixture(scope="module")
 def case():
-    return compare(BATCH, ITEMS, users=USERS, peers="eager", rounds=3, seconds=0.001)
+    return compare(Data(ITEMS, USERS), BATCH, peers="eager", rounds=3, seconds=0.001)
 
 
 def test_everyone_takes_part(case):
