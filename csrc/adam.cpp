@@ -1,7 +1,6 @@
 #include "adam.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstring>
 
@@ -14,7 +13,6 @@ namespace {
 constexpr float kNegligibleMoment = 1e-30f;  // smaller ones become 0: denormals are slow
 constexpr int64_t kCachedGaps = 1024;
 constexpr int64_t kRowsAhead = 6;  // random rows come from memory: ask for them in time
-constexpr int64_t kGradientsAhead = 8;
 
 REMI_SIMD void apply_segment(float* w, const float* m, const float* v, int64_t dim, float eps,
                              const AdamSegment& s) {
@@ -57,20 +55,6 @@ REMI_SIMD void raise_magnitudes(uint32_t* __restrict largest, const float* __res
 bool is_finite(const std::vector<uint32_t>& largest) {
     return std::all_of(largest.begin(), largest.end(),
                        [](uint32_t bits) { return bits < kInfiniteMagnitude; });
-}
-
-REMI_SIMD void update_row(float* w, float* m, float* v, const float* g, int64_t dim,
-                          const AdamHyper& hyper, float step_size, float inv_sqrt_correction) {
-    const auto beta1 = static_cast<float>(hyper.beta1), beta2 = static_cast<float>(hyper.beta2);
-    const auto rest1 =
-        static_cast<float>(1.0 - hyper.beta1);  // not 1.0f - beta2: that loses digits
-    const auto rest2 = static_cast<float>(1.0 - hyper.beta2);
-    const float eps = hyper.eps;
-    for (int64_t i = 0; i < dim; ++i) {
-        m[i] = beta1 * m[i] + rest1 * g[i];
-        v[i] = beta2 * v[i] + rest2 * g[i] * g[i];
-        w[i] -= step_size * m[i] / (std::sqrt(v[i]) * inv_sqrt_correction + eps);
-    }
 }
 
 void prefetch_row(const float* row, int64_t dim) {
@@ -238,16 +222,18 @@ void adam_flush(const AdamTable& table, const AdamHyper& hyper, const AdamSeries
     });
 }
 
-// One thread: they are read in the time it takes to wake another.
-bool are_finite(const GatherPlan& plan, const float* grads, int64_t dim) {
-    const auto n = static_cast<int64_t>(plan.order.size());
-    std::vector<uint32_t> largest(dim);
-    for (int64_t o = !plan.rows.empty() && plan.rows[0] == 0 ? plan.starts[1] : 0; o < n; ++o) {
-        if (o + kGradientsAhead < n)
-            prefetch_row(grads + plan.order[o + kGradientsAhead] * dim, dim);
-        raise_magnitudes(largest.data(), grads + plan.order[o] * dim, dim);
+REMI_SIMD void adam_step(float* w, float* m, float* v, const float* g, int64_t n,
+                         const AdamHyper& hyper, float step_size, float inv_sqrt_correction) {
+    const auto beta2 = static_cast<float>(hyper.beta2);
+    const auto rest1 =
+        static_cast<float>(1.0 - hyper.beta1);  // not 1.0f - beta2: that loses digits
+    const auto rest2 = static_cast<float>(1.0 - hyper.beta2);
+    const float eps = hyper.eps;
+    for (int64_t i = 0; i < n; ++i) {
+        m[i] += rest1 * (g[i] - m[i]);  // one rounding less than of two products
+        v[i] = beta2 * v[i] + rest2 * g[i] * g[i];
+        w[i] -= step_size * m[i] / (std::sqrt(v[i]) * inv_sqrt_correction + eps);
     }
-    return is_finite(largest);
 }
 
 void adam_update(const AdamTable& table, const AdamHyper& hyper, const GatherPlan& plan,
@@ -270,9 +256,9 @@ void adam_update(const AdamTable& table, const AdamHyper& hyper, const GatherPla
                 g = sum.data();
             }
             const int64_t offset = row * dim;
-            update_row(table.weight + offset, table.exp_avg + offset, table.exp_avg_sq + offset, g,
-                       dim, hyper, static_cast<float>(hyper.step_size[t]),
-                       static_cast<float>(hyper.inv_sqrt_correction[t]));
+            adam_step(table.weight + offset, table.exp_avg + offset, table.exp_avg_sq + offset, g,
+                      dim, hyper, static_cast<float>(hyper.step_size[t]),
+                      static_cast<float>(hyper.inv_sqrt_correction[t]));
             table.stamp[row] = static_cast<int32_t>(t);
         }
     });

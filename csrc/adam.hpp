@@ -32,7 +32,9 @@ void adam_read(const AdamTable&, const AdamHyper&, const AdamSeries&, const int6
                float* out);
 void adam_flush(const AdamTable&, const AdamHyper&, const AdamSeries&);
 
-// Whether the gradients (n, dim), one an occurrence, are finite; those of padding do not matter.
-bool are_finite(const GatherPlan&, const float* grads, int64_t dim);
 void adam_update(const AdamTable&, const AdamHyper&, const GatherPlan&, const float* grads,
                  int64_t t);
+
+// One step of Adam with gradients g on n values w, whose moments are m and v.
+void adam_step(float* w, float* m, float* v, const float* g, int64_t n, const AdamHyper&,
+               float step_size, float inv_sqrt_correction);

@@ -105,13 +105,6 @@ void update_rows(AdamView& view, int64_t t, const GatherPlan& plan, const Array<
     adam_update(view.table, view.hyper, plan, gradients, t);
 }
 
-bool are_gradients_finite(const GatherPlan& plan, const Array<float>& grads) {
-    require(grads.ndim() == 2, "grads: expected 2 dimensions (n, dim)");
-    check_shape(grads, static_cast<int64_t>(plan.order.size()), grads.shape(1), "grads");
-    py::gil_scoped_release release;
-    return are_finite(plan, grads.data(), grads.shape(1));
-}
-
 void flush_rows(AdamView& view, int64_t t) {
     view.check_step(t);
     py::gil_scoped_release release;
@@ -132,8 +125,7 @@ std::shared_ptr<GatherPlan> plan_gather(const Array<int64_t>& ids, int64_t num_r
 void register_adam(py::module_& m) {
     // noconvert everywhere: a silently converted copy would swallow what is written to it.
     py::class_<GatherPlan, std::shared_ptr<GatherPlan>>(m, "GatherPlan")
-        .def(py::init(&plan_gather), py::arg("ids").noconvert(), py::arg("num_rows"))
-        .def("are_finite", &are_gradients_finite, py::arg("grads").noconvert());
+        .def(py::init(&plan_gather), py::arg("ids").noconvert(), py::arg("num_rows"));
     py::class_<AdamView>(m, "AdamView")
         .def(py::init<Array<float>, Array<float>, Array<float>, Array<int32_t>, double, double,
                       double, Array<double>, Array<double>>(),

@@ -8,6 +8,7 @@
 
 void register_loader(pybind11::module_& m);
 void register_adam(pybind11::module_& m);
+void register_dense_adam(pybind11::module_& m);
 void register_finite(pybind11::module_& m);
 void register_negatives(pybind11::module_& m);
 void register_ihn_loss(pybind11::module_& m);

@@ -1,5 +1,6 @@
 #pragma once
 // Whether floats are finite: neither infinite nor NaN.
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -13,3 +14,10 @@ inline uint32_t magnitude(float x) {
 constexpr uint32_t kInfiniteMagnitude = 0x7f800000u;
 
 bool all_finite(const float* x, int64_t n);
+
+// Of NumPy arrays. One thread: what a step looks at is read in the time it takes to wake another.
+template <class Arrays>
+bool are_finite(const Arrays& arrays) {
+    return std::all_of(arrays.begin(), arrays.end(),
+                       [](const auto& x) { return all_finite(x.data(), x.size()); });
+}

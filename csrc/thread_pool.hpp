@@ -1,11 +1,18 @@
 #pragma once
 // One pool of worker threads for the whole process, shared by every parallel loop in csrc.
+#include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <mutex>
 #include <thread>
 #include <vector>
+
+// A sleeping thread takes some 50 us to wake. So threads stay awake for about as long after a loop,
+// there are several in a training step, and who wakes late finds ranges left for it.
+constexpr int kTurnsAwake = 500;
+constexpr int64_t kRangesPerThread = 4;
 
 class ThreadPool {
   public:
@@ -25,11 +32,11 @@ class ThreadPool {
 
     int size() const { return size_; }
 
-    // Runs body(begin, end) over [0, n) in at most size() contiguous ranges; blocks until done.
+    // Runs body(begin, end) over [0, n) in a few contiguous ranges a thread; blocks until done.
     // Where a range begins depends on n and size() only, and no result may depend on it.
     void parallel_for(int64_t n, const std::function<void(int64_t, int64_t)>& body) {
         std::lock_guard<std::mutex> one_caller(call_);
-        const int64_t parts = n < size_ ? n : size_;
+        const int64_t parts = size_ == 1 ? 1 : std::min(n, size_ * kRangesPerThread);
         if (parts <= 1) {
             if (n > 0) body(0, n);
             return;
@@ -47,6 +54,7 @@ class ThreadPool {
         wake_.notify_all();
         run_part(0);
         for (int64_t part; (part = take()) >= 0;) run_part(part);
+        stay_awake([this] { return pending_ == 0; });
         std::unique_lock<std::mutex> lock(mutex_);
         done_.wait(lock, [this] { return pending_ == 0; });
         body_ = nullptr;
@@ -62,7 +70,7 @@ class ThreadPool {
 
     void start_workers() {
         while (static_cast<int>(workers_.size()) < size_ - 1)
-            workers_.emplace_back([this, seen = generation_]() mutable { work(seen); });
+            workers_.emplace_back([this, seen = generation_.load()]() mutable { work(seen); });
     }
 
     void stop_workers() {
@@ -74,6 +82,17 @@ class ThreadPool {
         for (auto& worker : workers_) worker.join();
         workers_.clear();
         stopping_ = false;
+    }
+
+    template <class Condition>
+    static void stay_awake(const Condition& until) {
+        for (int turn = 0; turn < kTurnsAwake && !until(); ++turn) {
+#if defined(__x86_64__)
+            __builtin_ia32_pause();
+#else
+            std::this_thread::yield();
+#endif
+        }
     }
 
     int64_t take() {
@@ -94,6 +113,7 @@ class ThreadPool {
 
     void work(uint64_t seen) {
         for (;;) {
+            stay_awake([&] { return generation_ != seen; });
             {
                 std::unique_lock<std::mutex> lock(mutex_);
                 wake_.wait(lock, [&] { return stopping_ || generation_ != seen; });
@@ -110,8 +130,9 @@ class ThreadPool {
     std::vector<std::thread> workers_;
     const std::function<void(int64_t, int64_t)>* body_ = nullptr;
     std::exception_ptr error_;
-    int64_t n_ = 0, parts_ = 0, next_ = 0, pending_ = 0;
-    uint64_t generation_ = 0;
+    int64_t n_ = 0, parts_ = 0, next_ = 0;
+    std::atomic<int64_t> pending_{0};      // changed under the mutex,
+    std::atomic<uint64_t> generation_{0};  // and looked at without it by who stays awake
     int size_ = 1;
     bool stopping_ = false;
 };

@@ -108,6 +108,14 @@ class DeferredAdam(torch.optim.Optimizer):
         leaves: list[Tensor] = self.param_groups[0]["params"][1:]
         return leaves
 
+    @property
+    def gradients(self) -> list[Tensor]:
+        """Those of the rows of each gather since `zero_grad`, (n, d), one an occurrence of an id.
+
+        A gather whose rows got none is left out.
+        """
+        return [leaf.grad for leaf in self._leaves if leaf.grad is not None]
+
     def _forget(self) -> None:
         self._gathered.clear()
         del self.param_groups[0]["params"][1:]
@@ -138,12 +146,11 @@ class DeferredAdam(torch.optim.Optimizer):
             return kernel.read(self._adam, self._steps, ids, backend=self._backend)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, *, check: bool = True) -> Any:
         """One Adam step with the gradients of all rows gathered since `zero_grad`.
 
-        Raises NonFiniteError naming the row, before anything is changed, where a gradient is
-        infinite or NaN (on the CPU; a GPU would have to be waited for), rows that are not finite
-        themselves first; and ValueError, too, for a learning rate that is not a finite number >= 0.
+        Raises ValueError, before anything is changed, for a learning rate that is not a finite
+        number >= 0; and NonFiniteError as `check_gradients`, unless check is False.
         """
         loss = None
         if closure is not None:
@@ -155,9 +162,9 @@ class DeferredAdam(torch.optim.Optimizer):
                 f"param_groups[0]['lr']: got {rate}, expected a finite number >= 0; "
                 "nothing was updated"
             )
+        if check:
+            self.check_gradients()
         used = self._used()
-        if used is not None and self._adam.weight.device.type == "cpu":
-            self._check_gradients(*used)
         self._steps.advance(rate)
         if used is not None:
             kernel.update(self._adam, self._steps, *used, backend=self._backend)
@@ -182,9 +189,17 @@ class DeferredAdam(torch.optim.Optimizer):
                 f"step {self.steps_taken}: item table: {error}; nothing was updated"
             ) from None
 
-    def _check_gradients(self, rows: kernel.GatheredRows, gradients: Tensor) -> None:
-        if kernel.are_finite(rows, gradients):
+    @torch.no_grad()
+    def check_gradients(self) -> None:
+        """Raise NonFiniteError, naming the row, where a gradient of one gathered since `zero_grad`
+        is infinite or NaN: rows that are not finite themselves first.
+
+        On the CPU only: a GPU would have to be waited for.
+        """
+        used = self._used()
+        if used is None or self._adam.weight.device.type != "cpu" or kernel.are_finite(*used):
             return
+        rows, gradients = used
         self.check_rows()
         found = first_non_finite(gradients.where(rows.ids[:, None] != 0, 0))
         assert found is not None

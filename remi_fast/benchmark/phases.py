@@ -22,8 +22,8 @@ def phases(data: Data, config: Config, steps: int) -> dict[str, float]:
         (step.model.table, "forward", "gather"),
         (step.model.extractor, "forward", "extractor"),
         (step, "objective", "loss"),
+        (step.dense_optimizer, "step_if_finite", "extractor update"),
         (step.table_optimizer, "step", "table update"),
-        (step.dense_optimizer, "step", "extractor update"),
     ):
         setattr(owner, method, _Timed(getattr(owner, method), taken, name))
     batches = iter(data.loader(config))

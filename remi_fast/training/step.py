@@ -8,11 +8,12 @@ from torch import Tensor
 
 from remi_fast.config import Config
 from remi_fast.errors import NonFiniteError
-from remi_fast.kernels.finite import Finite, first_non_finite
+from remi_fast.kernels.finite import first_non_finite
 from remi_fast.losses import total_loss
 from remi_fast.models.recommender import MultiInterestModel
 from remi_fast.optim import DeferredAdam
 from remi_fast.training.candidates import Candidates
+from remi_fast.training.dense_adam import DenseAdam
 from remi_fast.training.objective import Objective
 
 RESERVED_STEPS = 1 << 20  # whose step sizes take 46 MB; of a longer training they grow on the way
@@ -45,10 +46,8 @@ class TrainingStep:
         )
         self.table_optimizer = DeferredAdam(model.table, lr=lr, backend=backend)
         self.table_optimizer.reserve(min(config.train.steps, RESERVED_STEPS))
-        self.dense_optimizer = torch.optim.Adam(model.extractor.parameters(), lr=lr, fused=True)
+        self.dense_optimizer = DenseAdam(model.extractor.parameters(), lr, backend=backend)
         self._weights = dict(model.extractor.named_parameters())
-        self._lasting: Finite | None = None
-        self.dense_optimizer.register_load_state_dict_post_hook(lambda _: self._forget_lasting())
 
     def __call__(self, step: int, history: Tensor, length: Tensor, target: Tensor) -> StepLoss:
         """Train on one batch: history (B, L), length (B,), target (B,), any integer dtype.
@@ -83,8 +82,7 @@ class TrainingStep:
         mean_rr = 0.0 if rr is None else rr.mean().item()
         result = StepLoss(total.item(), ranking.mean().item(), mean_rr)
         if not math.isfinite(result.total):
-            self.table_optimizer.check_rows()  # the cause, perhaps
-            self._check_dense(step)
+            self._name_what_is_not_finite(step)
             raise NonFiniteError(
                 f"step {step}: the loss is {result.total} ({loss.name} {result.ranking}, "
                 f"rr {result.rr}; {_first_sample({loss.name: ranking, 'rr': rr})}), "
@@ -92,21 +90,18 @@ class TrainingStep:
                 "Try a smaller optim.lr"
             )
         total.backward()
-        self._check_dense(step)
-        self.table_optimizer.step()  # checks its rows and their gradients itself
-        if not self.dense_optimizer.state:
-            self._forget_lasting()  # the moments come with the first step
-        self.dense_optimizer.step()
+        on_cpu = self.model.table.weight.is_cpu  # a GPU would have to be waited for
+        row_gradients = self.table_optimizer.gradients if on_cpu else []
+        if not self.dense_optimizer.step_if_finite(row_gradients):
+            self._name_what_is_not_finite(step)
+            self.dense_optimizer.step_if_finite()  # that was a gradient of padding: it is dropped
+        self.table_optimizer.step(check=False)
         self.table_optimizer.zero_grad()
         self.dense_optimizer.zero_grad()
         return result
 
-    def _check_dense(self, step: int) -> None:
-        """Raise NonFiniteError unless dense weights, gradients and Adam's state are finite."""
-        if self._lasting is None:
-            self._lasting = Finite(list(self._lasting_tensors().values()))
-        if self._lasting([w.grad for w in self._weights.values() if w.grad is not None]):
-            return
+    def _name_what_is_not_finite(self, step: int) -> None:
+        """Raise NonFiniteError unless rows, weights, gradients and Adam's state are finite."""
         self.table_optimizer.check_rows()  # what is wrong there shows here, too
         made = {
             f"gradient of {name}": weight.grad
@@ -121,9 +116,7 @@ class TrainingStep:
                     f"column {index[-1]}, expected finite numbers; nothing was updated. "
                     "Try a smaller optim.lr"
                 )
-
-    def _forget_lasting(self) -> None:
-        self._lasting = None
+        self.table_optimizer.check_gradients()
 
     def _lasting_tensors(self) -> dict[str, Tensor]:
         """Dense weights and moments: they are updated in place."""

@@ -87,8 +87,8 @@ def test_parts_add_up_and_training_is_not_disturbed():
         "gather",
         "extractor",
         "loss",
-        "table update",
         "extractor update",
+        "table update",
         "backward and the rest",
     ]
     assert min(found.values()) > 0

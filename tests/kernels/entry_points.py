@@ -126,10 +126,22 @@ def adam(rng, place):
         view.read(t - 1, ids, out[0])
         view.gather(t - 1, plan, out[1], True)
         gradients = place(normal(rng, len(ids), dim))
-        results += [*out, np.asarray(plan.are_finite(gradients))]
+        results += out
         view.update(t, plan, gradients)
     view.flush(steps)
     return results + state
+
+
+def dense_adam(rng, place):
+    """Every array by itself."""
+    sizes = draw(rng, 99, 99, 9)
+    weights, first, second = ([place(np.abs(normal(rng, n))) for n in sizes] for _ in range(3))
+    steps = [place(np.ones(1, np.float32)) for _ in sizes]
+    adam = C.DenseAdam(weights, first, second, steps, 0.9, 0.999, 1e-8)
+    for _ in range(2):
+        arguments = [place(normal(rng, n)) for n in sizes], [place(normal(rng, 5))]
+        adam.step(1e-3, *arguments)
+    return [*weights, *first, *second, *steps]
 
 
 def loss(rng, place):
@@ -207,7 +219,7 @@ def numbers(rng, place):
     return words, permuted, negatives, threshold, alias, weighted, np.asarray(finite)
 
 
-PROBLEMS = (batches, adam, loss, extractor, capsules, searches, numbers)
+PROBLEMS = (batches, adam, dense_adam, loss, extractor, capsules, searches, numbers)
 
 
 def run(count):

@@ -90,6 +90,27 @@ DRAWING = [
     ),
 ]  # fmt: skip
 
+DENSE = "tests/training/test_dense_adam.py::test_"
+DENSE_ADAM = group(
+    "remi_fast/training/dense_adam.py",
+    ("the reference is native", f"{DENSE}the_reference_is_torch",
+     'backend != "reference"',
+     'backend != "eager"'),
+    ("a state that was replaced moves", f"{DENSE}a_state_that_was_loaded_is_the_one_that_moves",
+     "        self._native = None\n\n\ndef",
+     "        pass\n\n\ndef"),
+    ("the rate of the first step", f"{DENSE}goes_on_from_a_state_dict_with_the_same_bits",
+     'step(self.param_groups[0]["lr"], *arrays)',
+     'step(self.defaults["lr"], *arrays)'),
+    ("strided gradients go to C++", f"{DENSE}takes_what_cpp_cannot",
+     " and x.is_contiguous() for x",
+     " for x"),
+    ("torch's way looks at no moments", f"{DENSE}what_is_not_finite_changes_nothing["
+     "exp_avg_sq-3-reference]",
+     "[*others, *gradients, *moments, *self._parameters]",
+     "[*others, *gradients, *self._parameters]"),
+)  # fmt: skip
+
 FINITE = group(
     "kernels/finite.py",
     ("float64 goes to the code for float32", f"{NON_FINITE}every_element_is_looked_at[1]",
@@ -205,6 +226,10 @@ ADAM_STATE = [
          f"{ADAM}what_is_kept_between_steps_is_made_anew_for_other_steps",
          "if state.native is None or state.native[0] is not steps.step_size:",
          "if state.native is None:"),
+        ("gradients of padding are looked at",
+         "tests/training/test_non_finite.py::test_gradients_of_padding_do_not_matter[native]",
+         " or all_finite([gradients[rows.ids != 0]])",
+         ""),
         ("padding is updated", f"{ADAM}reference_is_dense_adam[constant]",
          "    keep = ids != 0\n",
          "    keep = ids >= 0\n"),
@@ -237,5 +262,6 @@ ADAM_STATE = [
 ]  # fmt: skip
 
 MUTANTS = [
-    *RANDOM, *PERMUTING, *DRAWING, *FINITE, *ATTENDING, *IN_TILES, *CALLING, *ADAM_STATE,
+    *RANDOM, *PERMUTING, *DRAWING, *FINITE, *DENSE_ADAM, *ATTENDING, *IN_TILES, *CALLING,
+    *ADAM_STATE,
 ]  # fmt: skip

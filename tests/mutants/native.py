@@ -21,7 +21,8 @@ SAME_BITS = (
     "tests/reliability/test_same_bits.py::test_batches_are_the_same_for_any_number_of_threads"
 )
 MOMENT = f"{NON_FINITE}a_moment_of_any_row_is_looked_at["
-PADDING = f"{NON_FINITE}gradients_of_padding_do_not_matter[native]"
+DENSE = "tests/training/test_dense_adam.py::test_"
+REFUSED = f"{DENSE}what_is_not_finite_changes_nothing["
 ELEMENTS = f"{NON_FINITE}every_element_is_looked_at[1]"
 SIZE = f"{NATIVE}training_size"
 BUDGET = f"{EXTRACTOR}float32_error_budget[0.1-shape0]"
@@ -94,12 +95,6 @@ UPDATING = group(
     ("only late rows are looked at", f"{MOMENT}native-up to date-exp_avg]",
      "raise_magnitudes(largest_.data(), exp_avg, dim());",
      ""),
-    ("gradients of the first row are not looked at", PADDING,
-     "plan.rows[0] == 0 ? plan.starts[1] : 0",
-     "plan.rows[0] >= 0 ? plan.starts[1] : 0"),
-    ("gradients of padding are looked at", PADDING,
-     "plan.rows[0] == 0 ? plan.starts[1] : 0",
-     "plan.rows[0] < 0 ? plan.starts[1] : 0"),
     ("the stamp of the step before", AGAIN,
      "table.stamp[row] = static_cast<int32_t>(t);",
      "table.stamp[row] = static_cast<int32_t>(t - 1);"),
@@ -228,8 +223,43 @@ MAGNITUDE = group(
 FINITE = group(
     "csrc/finite.cpp",
     ("the last element is not looked at", ELEMENTS,
-     "i < n; ++i) largest = std::max(largest, magnitude",
-     "i + 1 < n; ++i) largest = std::max(largest, magnitude"),
+     "int64_t end = n; end > 0",
+     "int64_t end = n - 1; end > 0"),
+    ("the first block is not looked at", f"{NON_FINITE}every_element_is_looked_at[16384]",
+     "end > 0; end -= kBlock",
+     "end > kBlock; end -= kBlock"),
+    ("elements before the last block are not looked at",
+     f"{NON_FINITE}every_element_is_looked_at[16384]",
+     "i = std::max<int64_t>(end - kBlock, 0)",
+     "i = std::max<int64_t>(end - kBlock / 2, 0)"),
+)  # fmt: skip
+
+DENSE_STEP = group(
+    "csrc/dense_adam.cpp",
+    ("others are not looked at", f"{REFUSED}others-3-native]",
+     "are_finite(others) &&",
+     ""),
+    ("gradients are not looked at", f"{REFUSED}gradient-3-native]",
+     "are_finite(gradients) &&",
+     ""),
+    ("weights are not looked at", f"{REFUSED}weight-3-native]",
+     "are_finite(exp_avgs_) && are_finite(weights_)",
+     "are_finite(exp_avgs_)"),
+    ("first moments are not looked at", f"{REFUSED}exp_avg-3-native]",
+     "are_finite(exp_avgs_) && are_finite(weights_)",
+     "are_finite(weights_)"),
+    ("second moments are not looked at", f"{REFUSED}exp_avg_sq-3-native]",
+     "are_finite(exp_avg_sqs_) &&",
+     ""),
+    ("the corrections of the step before", f"{DENSE}as_exact_as_torch[1.0]",
+     "*steps_[i].mutable_data() += 1;",
+     "(*steps_[i].mutable_data() += 1) - 1;"),
+    ("corrections of the other moment", f"{DENSE}as_exact_as_torch[1.0]",
+     "t * std::log(hyper_.beta2)",
+     "t * std::log(hyper_.beta1)"),
+    ("arrays of another size", f"{DENSE}the_extension_refuses_arrays_that_do_not_fit",
+     "equal = arrays[i].size() == weights[i].size();",
+     "equal = arrays[i].size() <= weights[i].size();"),
 )  # fmt: skip
 
 EXTRACTING = group(
@@ -325,6 +355,6 @@ THREADS = group(
 )  # fmt: skip
 
 MUTANTS = [
-    *UPDATING, *SERIES, *LOADING, *ELIGIBLE, *RANDOM, *MAGNITUDE, *FINITE, *EXTRACTING, *LOSS,
-    *REGULARIZER, *LANES, *THREADS,
+    *UPDATING, *SERIES, *LOADING, *ELIGIBLE, *RANDOM, *MAGNITUDE, *FINITE, *DENSE_STEP, *EXTRACTING,
+    *LOSS, *REGULARIZER, *LANES, *THREADS,
 ]  # fmt: skip

@@ -17,8 +17,13 @@ from .build import BUILT, ROOT, Planted, build, build_planted, environment, pyth
 # Not about csrc, slow, or with limits on memory and time that a sanitizer breaks.
 LEFT_OUT = ("mutants", "sanitizers", "fuzz", "reliability", "kernels/test_compile.py")
 LONG_KEYS = "not second_copy"  # the memory of a process
-SHORT = ("data/test_loader.py", "kernels/test_self_attentive.py", "kernels/test_deferred_adam.py")
-SLOW = "triton or python_threads or dense_adam or millionth or series or budget or than_torch"
+SHORT = (
+    "data/test_loader.py",
+    "kernels/test_self_attentive.py",
+    "kernels/test_deferred_adam.py",
+    "training/test_dense_adam.py",
+)
+SLOW = "triton or python_threads or is_dense_adam or millionth or series or budget or than_torch"
 SHORT_KEYS = f"not ({SLOW})"
 
 MAKE = """

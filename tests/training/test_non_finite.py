@@ -196,6 +196,24 @@ def test_gradients_of_padding_do_not_matter(backend):
         optimizer.zero_grad()
 
 
+def test_a_step_goes_on_where_only_the_gradient_of_padding_is_not_finite(monkeypatch):
+    whole = objective_module.multi_interest_ihn_loss_rows
+    training_step, twin = make("native", 3), make("native", 3)
+    ids = torch.cat([batch(3)[0].flatten(), batch(3)[2], torch.ones(7, dtype=torch.int32)])
+
+    def broken(*arguments, **options):
+        (rows,) = training_step.table_optimizer.param_groups[0]["params"][1:]
+        rows.register_hook(lambda gradient: gradient.index_fill(0, (ids == 0).nonzero()[0], bad))
+        return whole(*arguments, **options)
+
+    twin(3, *batch(3))
+    bad = torch.nan
+    monkeypatch.setattr(objective_module, "multi_interest_ihn_loss_rows", broken)
+    training_step(3, *batch(3))
+    for a, b in zip(bits(training_step)[0], bits(twin)[0], strict=True):
+        assert torch.equal(a, b)
+
+
 def test_moments_that_were_loaded_are_looked_at():
     """They are other tensors than those that were looked at before."""
     training_step = make("native", 4)
@@ -274,6 +292,8 @@ def test_every_element_is_looked_at(size):
         for index in {0, size // 2, size - 1} if size else ():
             for bad in BAD:
                 broken = values.clone()
+                broken[index] = bad
+                assert not all_finite([broken])
                 broken[index] = broken[-1] = bad
                 assert not all_finite([values, broken])
                 found, value = first_non_finite(broken)
