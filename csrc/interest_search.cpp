@@ -143,9 +143,10 @@ InterestSearch::InterestSearch(const float* interests, int64_t users, int64_t nu
 
 void InterestSearch::add(const float* rows, int64_t count, int64_t first_id) {
     static const SearchUsers code = code_for_this_machine();
-    ThreadPool::instance().parallel_for(users_, [&](int64_t begin, int64_t end) {
+    const auto search = [&](int64_t begin, int64_t end) {
         code(*this, begin, end, rows, count, first_id);
-    });
+    };
+    ThreadPool::instance().parallel_for(users_, search, 1);  // every range packs all items anew
     next_id_ = first_id + count;
 }
 

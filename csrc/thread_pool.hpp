@@ -9,8 +9,8 @@
 #include <thread>
 #include <vector>
 
-// A sleeping thread takes some 50 us to wake. So threads stay awake for about as long after a loop,
-// there are several in a training step, and who wakes late finds ranges left for it.
+// A sleeping thread takes some 50 us to wake, several times in a training step. So threads stay
+// awake for a while after a loop (12 us), and one that wakes late finds ranges left for it.
 constexpr int kTurnsAwake = 500;
 constexpr int64_t kRangesPerThread = 4;
 
@@ -33,10 +33,11 @@ class ThreadPool {
     int size() const { return size_; }
 
     // Runs body(begin, end) over [0, n) in a few contiguous ranges a thread; blocks until done.
-    // Where a range begins depends on n and size() only, and no result may depend on it.
-    void parallel_for(int64_t n, const std::function<void(int64_t, int64_t)>& body) {
+    // Where a range begins depends on the arguments and size() only, and no result may depend on it.
+    void parallel_for(int64_t n, const std::function<void(int64_t, int64_t)>& body,
+                      int64_t ranges_per_thread = kRangesPerThread) {
         std::lock_guard<std::mutex> one_caller(call_);
-        const int64_t parts = size_ == 1 ? 1 : std::min(n, size_ * kRangesPerThread);
+        const int64_t parts = size_ == 1 ? 1 : std::min(n, size_ * ranges_per_thread);
         if (parts <= 1) {
             if (n > 0) body(0, n);
             return;

@@ -162,9 +162,9 @@ class DeferredAdam(torch.optim.Optimizer):
                 f"param_groups[0]['lr']: got {rate}, expected a finite number >= 0; "
                 "nothing was updated"
             )
-        if check:
-            self.check_gradients()
         used = self._used()
+        if check and used is not None:
+            self._check_gradients(*used)
         self._steps.advance(rate)
         if used is not None:
             kernel.update(self._adam, self._steps, *used, backend=self._backend)
@@ -197,9 +197,12 @@ class DeferredAdam(torch.optim.Optimizer):
         On the CPU only: a GPU would have to be waited for.
         """
         used = self._used()
-        if used is None or self._adam.weight.device.type != "cpu" or kernel.are_finite(*used):
+        if used is not None:
+            self._check_gradients(*used)
+
+    def _check_gradients(self, rows: kernel.GatheredRows, gradients: Tensor) -> None:
+        if gradients.device.type != "cpu" or kernel.are_finite(rows, gradients):
             return
-        rows, gradients = used
         self.check_rows()
         found = first_non_finite(gradients.where(rows.ids[:, None] != 0, 0))
         assert found is not None
