@@ -33,7 +33,8 @@ class ThreadPool {
     int size() const { return size_; }
 
     // Runs body(begin, end) over [0, n) in a few contiguous ranges a thread; blocks until done.
-    // Where a range begins depends on the arguments and size() only, and no result may depend on it.
+    // Where a range begins depends on the arguments and size() only, and no result may depend on
+    // it.
     void parallel_for(int64_t n, const std::function<void(int64_t, int64_t)>& body,
                       int64_t ranges_per_thread = kRangesPerThread) {
         std::lock_guard<std::mutex> one_caller(call_);
