@@ -126,7 +126,9 @@ def main() -> None:
     parser.add_argument("--save", help="name in bench/results/; not saved without it")
     arguments = parser.parse_args()
     if arguments.steps < SAMPLE_EVERY * VALIDATIONS:
-        parser.error(f"--steps: got {arguments.steps}, expected {SAMPLE_EVERY * VALIDATIONS:,} or more")
+        parser.error(
+            f"--steps: got {arguments.steps}, expected {SAMPLE_EVERY * VALIDATIONS:,} or more"
+        )
     with tempfile.TemporaryDirectory() as folder:
         measured = measure(arguments.steps, Path(folder))
     for name, value in measured.items():
