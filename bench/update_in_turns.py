@@ -87,6 +87,9 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[128, 1024, 8192])
     parser.add_argument("--items", nargs="+", type=float, default=[1e5, 3.68e5, 1e6, 1e7])
     parser.add_argument("--peers-at", nargs="*", type=float, default=[3.68e5], metavar="ITEMS")
+    parser.add_argument(
+        "--ids", nargs="+", choices=("uniform", "zipf"), default=["uniform", "zipf"]
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.3, help="a turn")
     parser.add_argument("--save", help="name in bench/results/; not saved without it")
@@ -109,7 +112,7 @@ def main() -> None:
         updates = [
             Update(int(items), batch, ids, DEVICE)
             for items in arguments.items
-            for ids in ("uniform", "zipf")
+            for ids in arguments.ids
         ]
         makers = {str(u): lambda u=u: deferred_adam(u) for u in updates}
         found[f"catalogues {batch}"] = in_turns(makers, arguments.rounds, arguments.seconds)

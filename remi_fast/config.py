@@ -5,6 +5,7 @@ are the published settings of REMI (RecSys 2023).
 """
 
 import dataclasses
+import json
 import re
 from dataclasses import dataclass, field
 from functools import cache
@@ -397,8 +398,10 @@ def _nearest_key(message: str, known: list[str]) -> str:
 
 def as_yaml(config: Config) -> str:
     """The configuration as `config.yaml` holds it, and `load_config` reads it."""
-    import yaml
-
+    try:
+        import yaml
+    except ImportError:  # a machine with little more than torch: JSON is YAML, too
+        return json.dumps(as_dict(config), indent=1) + "\n"
     return yaml.safe_dump(as_dict(config), sort_keys=False)
 
 

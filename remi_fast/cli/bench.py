@@ -2,6 +2,7 @@
 parts of REMI, the published recipe and that repaired, in turns, in one run, on generated data."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,23 +44,15 @@ def add_arguments(parser: "ArgumentParser") -> None:
 
 def run(arguments: Any) -> int:
     """Measure each case, print and write."""
-    _check(arguments)
     draw = _drawing() if arguments.picture is not None else None
     from remi_fast import files
-    from remi_fast.benchmark.steps import Data, check_memory
     from remi_fast.training.run_folder import environment
-    from remi_fast.training.trainer import set_threads
 
-    set_threads(arguments.threads)
-    for items in arguments.num_items:
-        check_memory(items, arguments.peers)
     cases = []
-    for items in arguments.num_items:
-        data = Data(items, arguments.users)
-        for batch_size in arguments.batch_size:
-            cases.append(_case(data, batch_size, arguments))
-            if not arguments.json:
-                _show(cases[-1])
+    for case in measured(arguments):
+        cases.append(case)
+        if not arguments.json:
+            _show(case)
     result = {"environment": environment(), "threads": arguments.threads, "cases": cases}
     if arguments.json:
         print(json.dumps(result))
@@ -68,6 +61,21 @@ def run(arguments: Any) -> int:
     if draw is not None:
         draw(cases, Path(arguments.picture))
     return 0
+
+
+def measured(arguments: Any) -> Iterator[dict[str, Any]]:
+    """Check the arguments, then measure one case after the other."""
+    _check(arguments)
+    from remi_fast.benchmark.steps import Data, check_memory
+    from remi_fast.training.trainer import set_threads
+
+    set_threads(arguments.threads)
+    for items in arguments.num_items:
+        check_memory(items, arguments.peers)
+    for items in arguments.num_items:
+        data = Data(items, arguments.users)
+        for batch_size in arguments.batch_size:
+            yield _case(data, batch_size, arguments)
 
 
 def _check(arguments: Any) -> None:
