@@ -4,6 +4,7 @@ Each piece is one command with a time limit and a small form, which takes second
 rehearsal that everything imports, runs and saves.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def native_tests() -> list[Piece]:
     """One piece for each test file that runs on the GPU where there is one."""
     found = []
     for path in sorted(ROOT.glob("tests/**/test_*.py")):
-        if "from tests.device import" in path.read_text(encoding="utf-8"):
+        if re.search(r"^from tests\.device import", path.read_text(encoding="utf-8"), re.M):
             file = str(path.relative_to(ROOT))
             name = "tests-" + path.stem.removeprefix("test_").replace("_", "-")
             words = ("pytest", "-q", "-p", "no:cacheprovider", file)

@@ -148,7 +148,9 @@ def hand_out(folder: Path, logs: Path) -> None:
 
 def go_through(todo: list[Piece], options: argparse.Namespace, free: int) -> dict[str, str]:
     """Run the pieces that have not passed; return how every one stands."""
-    folder, logs = (REHEARSAL, REHEARSAL) if options.rehearse else (results.FOLDER, LOGS)
+    folder, logs = results.FOLDER, LOGS
+    if options.rehearse:
+        folder = logs = Path(os.environ["REMI_FAST_RESULTS"])
     index = Index(folder)
     end = time.monotonic() + options.within
     stands = {}
@@ -168,7 +170,7 @@ def go_through(todo: list[Piece], options: argparse.Namespace, free: int) -> dic
             print("\n".join(output.splitlines()[-SHOWN:]), flush=True)
         index.record(piece, ending)
         hand_out(folder, logs)
-        stands[piece.name] = ", ".join(str(value) for key, value in ending.items())
+        stands[piece.name] = ", ".join(str(value) for value in ending.values())
     return stands
 
 
@@ -200,7 +202,8 @@ def main(arguments: list[str] | None = None) -> int:
         print("no GPU here; --rehearse runs the small forms anywhere", file=sys.stderr)
         return 1
     if options.rehearse:
-        os.environ["REMI_FAST_RESULTS"] = str(REHEARSAL)
+        os.environ.setdefault("REMI_FAST_RESULTS", str(REHEARSAL))
+        options.again = True
     stands = go_through(todo, options, free)
     print()
     for name, how in stands.items():
