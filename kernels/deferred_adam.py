@@ -17,7 +17,7 @@ from . import reference
 from .checks import check_ids
 from .deferred_adam_state import AdamState, StepTable
 from .dispatch import choose
-from .finite import all_finite, first_non_finite
+from .finite import first_non_finite
 from .native import C
 
 if TYPE_CHECKING:  # Triton is imported where it runs
@@ -104,11 +104,6 @@ def update(
     if gradients.shape != expected:
         raise ValueError(f"gradients: got shape {tuple(gradients.shape)}, expected {expected}")
     _implementation("update", state, backend)(state, steps, rows, gradients, found_inf)
-
-
-def are_finite(rows: GatheredRows, gradients: Tensor) -> bool:
-    """Whether what `update` would use of the gradients (n, d) is finite; a GPU is waited for."""
-    return all_finite([gradients]) or all_finite([gradients[rows.ids != 0]])
 
 
 def flush(state: AdamState, steps: StepTable, *, backend: str = "auto") -> None:

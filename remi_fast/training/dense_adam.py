@@ -30,8 +30,8 @@ class DenseAdam(torch.optim.Adam):
         self._native: C.DenseAdam | None = None
         self.register_load_state_dict_post_hook(lambda _: self._forget_native())
 
-    def step_if_finite(self, others: Sequence[Tensor] = ()) -> bool:
-        """One step, if weights, their gradients and moments, and `others`, are finite.
+    def step_if_finite(self) -> bool:
+        """One step, if weights, their gradients and moments are finite.
 
         Returns False, and has changed nothing, where one is infinite or NaN. A GPU is waited for.
         """
@@ -39,13 +39,14 @@ class DenseAdam(torch.optim.Adam):
         if (
             self._native_allowed
             and len(gradients) == len(self.state) == len(self._parameters)
-            and _can_take([*gradients, *others])
+            and _can_take(gradients)
         ):
             self._native = self._native or self._view()
-            arrays = [[x.numpy() for x in tensors] for tensors in (gradients, others)]
-            return self._native.step(self.param_groups[0]["lr"], *arrays)
+            return self._native.step(
+                self.param_groups[0]["lr"], [gradient.numpy() for gradient in gradients]
+            )
         moments = [x[name] for x in self.state.values() for name in ("exp_avg", "exp_avg_sq")]
-        if not all_finite([*others, *gradients, *moments, *self._parameters]):
+        if not all_finite([*gradients, *moments, *self._parameters]):
             return False
         self.step()
         return True

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from remi_fast.config import Config
@@ -59,14 +58,10 @@ class TrainingStep:
         loss = self.config.loss
         negatives, log_q = self.candidates(step, target)
         mask_hits = loss.mask_hits or self.candidates.with_targets
-        # One gather for all three, so that each row is caught up and updated once.
-        rows = self.model.table(torch.cat([history.flatten(), target, negatives]))
-        history_rows, target_rows, negative_rows = rows.split(
-            [history.numel(), len(target), len(negatives)]
+        history_rows, target_rows, negative_rows = self.model.table.lookup(
+            history, target, negatives
         )
-        interests, routing = self.model.extractor(
-            history_rows.view(*history.shape, self.model.dim), length, step
-        )
+        interests, routing = self.model.extractor(history_rows, length, step)
         ranking, rr = self.objective(
             step,
             interests,
@@ -90,13 +85,11 @@ class TrainingStep:
                 "Try a smaller optim.lr"
             )
         total.backward()
-        on_cpu = self.model.table.weight.is_cpu  # a GPU would have to be waited for
-        row_gradients = self.table_optimizer.gradients if on_cpu else []
-        if not self.dense_optimizer.step_if_finite(row_gradients):
+        rows = self.table_optimizer.collect()
+        if not (rows is None or rows.finite) or not self.dense_optimizer.step_if_finite():
             self._name_what_is_not_finite(step)
             self.dense_optimizer.step_if_finite()  # that was a gradient of padding: it is dropped
-        self.table_optimizer.step(check=False)
-        self.table_optimizer.zero_grad()
+        self.table_optimizer.apply(rows)
         self.dense_optimizer.zero_grad()
         return result
 
