@@ -32,14 +32,14 @@ class StepMade(NamedTuple):
 class StepGuard:
     """Flag and losses of the steps since the host last looked.
 
-    found_inf: float32 (1,), 1 where nothing may change any more: as torch's fused Adam takes it.
+    found_inf: float32 (), 1 where nothing may change any more: as torch's fused Adam takes it.
     forward: int64 (1,), what a step adds to its number: 1, or 0.
     losses: float32 (capacity, 3): total, mean ranking loss and mean rr, of step t at t % capacity.
     """
 
     def __init__(self, capacity: int, device: torch.device) -> None:
         self.capacity = capacity
-        self.found_inf = torch.zeros(1, device=device)
+        self.found_inf = torch.zeros((), device=device)
         self.forward = torch.ones(1, dtype=torch.int64, device=device)
         self.losses = torch.zeros(capacity, 3, device=device)
 
@@ -95,7 +95,8 @@ def _reference(
 ) -> None:
     ranking = made.ranking.mean()
     rr = torch.zeros_like(ranking) if made.rr is None else made.rr.mean()
-    losses = torch.stack([ranking + rr_weight * rr, ranking, rr])
+    total = ranking + rr_weight * rr if rr_weight else ranking
+    losses = torch.stack([total, ranking, rr])
     guard.losses[step % guard.capacity] = losses
     real = (made.ids > 0) & (made.ids < len(state.weight))
     ids = made.ids[real]

@@ -65,7 +65,7 @@ def look_kernel(
         rr = tl.zeros([], tl.float32)
         if rr_ptr is not None:
             rr = _mean(rr_ptr, batch, BLOCK)
-        total = ranking + rr_weight * rr
+        total = tl.where(rr_weight == 0, ranking, ranking + rr_weight * rr)
         slot = losses_ptr + tl.load(step_ptr) % CAPACITY * 3
         tl.store(slot, total)
         tl.store(slot + 1, ranking)
