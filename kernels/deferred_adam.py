@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import reference
 from .checks import check_ids
-from .deferred_adam_state import AdamState, DeviceSteps, StepTable
+from .deferred_adam_state import AdamState, StepTable
 from .dispatch import choose
 from .finite import first_non_finite
 from .native import C

@@ -12,6 +12,7 @@ from torch import Tensor
 from remi_fast.errors import NonFiniteError
 from remi_fast.kernels import deferred_adam as kernel
 from remi_fast.kernels.checks import check_ids, check_tensor
+from remi_fast.kernels.deferred_adam_state import DeviceSteps
 from remi_fast.kernels.finite import all_finite, first_non_finite, joined
 from remi_fast.kernels.memory import table_zeros
 from remi_fast.kernels.step_guard import StepGuard
@@ -227,7 +228,7 @@ class DeferredAdam(torch.optim.Optimizer):
         return self._adam
 
     @property
-    def _device_steps(self) -> kernel.DeviceSteps:
+    def _device_steps(self) -> DeviceSteps:
         return self._steps.on(self._adam.weight.device)
 
     @property
@@ -236,7 +237,7 @@ class DeferredAdam(torch.optim.Optimizer):
         return self._device_steps.step
 
     def announce(self, steps: int) -> None:
-        """Count so many coming steps now, at the present rate; each is made by `apply` with a guard.
+        """Count so many coming steps, at the present rate; `apply` with a guard makes each of them.
 
         The device learns their sizes, and nothing is waited for: a CUDA graph of the steps may be
         replayed next. Raises ValueError as `apply`.

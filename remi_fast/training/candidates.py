@@ -89,7 +89,7 @@ class Candidates:
             self._log_q = self._proposal.log_q
 
     def __call__(self, step: int | Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The candidates of a batch with these targets (B,); step as `sample_negatives` takes it."""
+        """The candidates of a batch with these targets (B,); step as in `sample_negatives`."""
         if self._catalogue is not None:
             return self._catalogue, None
         ids = target.long()

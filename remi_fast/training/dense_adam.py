@@ -18,6 +18,8 @@ class DenseAdam(torch.optim.Adam):
     on; the first one makes the state.
     """
 
+    found_inf: Tensor | None = None  # where it is not 0, `step` changes nothing
+
     def __init__(
         self, parameters: Iterable[Tensor], lr: float = 1e-3, *, backend: str = "auto"
     ) -> None:

@@ -68,6 +68,10 @@ class DeviceStep:
             self._explain()
         return [StepLoss(*means) for means in losses]
 
+    def close(self) -> None:
+        """Free what a graph holds."""
+        self._replay = None
+
     def _launch(self, beta: float) -> None:
         """One step, whose number is on the device: no value of any tensor is read here."""
         model, number, guard = self._made_of, self._number, self._guard

@@ -21,7 +21,7 @@ def training_device(config: Config) -> torch.device:
 
     Raises ConfigError, naming the key, for settings that cannot be trained where they say.
     """
-    chosen, backend, there = config.train.device, config.train.backend, torch.cuda.is_available()
+    chosen, there = config.train.device, torch.cuda.is_available()
     if chosen == "cuda" and not there:
         raise ConfigError(
             "train.device: got 'cuda', expected 'cpu' or 'auto': PyTorch "
