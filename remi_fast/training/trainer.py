@@ -20,6 +20,7 @@ from remi_fast import files
 from remi_fast.config import Config
 from remi_fast.data.dataset import Dataset
 from remi_fast.errors import ConfigError, DataError, RunFolderError
+from remi_fast.kernels.device_batches import device_bytes
 from remi_fast.kernels.native import C
 from remi_fast.models.recommender import MultiInterestModel, make_model
 from remi_fast.retrieval.evaluate import evaluate, held_out_users
@@ -287,26 +288,33 @@ def check(dataset: Dataset, config: Config) -> None:
             f"{config.train.min_history}"
         )
     check_number(config.loss, dataset.num_items)
-    if config.model.name != "pop":
-        training_device(config)
-    _check_memory(config, dataset.num_items)
+    cpu = torch.device("cpu")
+    device = cpu if config.model.name == "pop" else training_device(config)
+    _check_memory(config, dataset, device)
 
 
-def _check_memory(config: Config, num_items: int) -> None:
-    """What is needed at the very least: the table with its moments, the batch's vectors."""
+def _check_memory(config: Config, dataset: Dataset, device: torch.device) -> None:
+    """What is needed at the very least: the table with its moments, the batch's vectors, and on a
+    GPU the dataset."""
+    num_items = dataset.num_items
     model, batch = config.model, config.train.batch_size
     table = 0 if model.name == "pop" else 3 * num_items * model.dim
     samples = batch * (model.max_history + model.num_interests) * model.dim
     routing = batch * model.max_history * model.num_interests
     negatives = num_items - 1 if config.loss.sampler == "full" else config.loss.num_negatives
     need = 4 * (table + samples + routing + negatives * model.dim)
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "this machine"
+    if device.type == "cuda":
+        there, where = torch.cuda.mem_get_info(device)[0], "the GPU that are free"
+        need += device_bytes(
+            dataset.items, dataset.train_spans, min_history=config.train.min_history
+        )
     if need > there:
         raise ConfigError(
             f"model.dim {model.dim}, num_interests {model.num_interests}, max_history "
             f"{model.max_history}, train.batch_size {batch}, {negatives} negatives: with "
             f"{num_items} items these need {need / 2**30:,.0f} GiB of memory or more, expected at "
-            f"most the {there / 2**30:,.0f} GiB of this machine"
+            f"most the {there / 2**30:,.0f} GiB of {where}"
         )
 
 
