@@ -14,12 +14,14 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from bench import results
 from remi_fast import optim
 from remi_fast.benchmark.steps import Data, ours
 from remi_fast.config import Config
+from remi_fast.kernels.native import C
 from remi_fast.training.dense_adam import DenseAdam
 from remi_fast.training.trainer import set_threads
 
@@ -31,20 +33,27 @@ CONTESTANTS = {"none": set[str](), "all": set(PARTS)} | {part: {part} for part i
 def switched() -> Iterator[set[str]]:
     """A region where steps look only at the parts that are in this set."""
     on: set[str] = set()
-    gather, step = optim.kernel.gather, DenseAdam.step_if_finite
+    gather, joined, step = optim.kernel.gather, optim.joined, DenseAdam.step_if_finite
 
     def some_gather(*arguments: Any, check_moments: bool, **options: Any) -> Any:
         return gather(*arguments, check_moments=PARTS[0] in on, **options)
 
-    def some_step(self: DenseAdam, others: Sequence[Tensor] = ()) -> bool:
+    def some_joined(parts: Sequence[Tensor]) -> tuple[Tensor, bool]:
         if PARTS[1] in on:
-            return step(self, others)
+            return joined(parts)
+        whole = torch.empty(sum(map(len, parts)), *parts[0].shape[1:])
+        return whole, C.join([x.detach().numpy() for x in parts], whole.numpy(), look=False)
+
+    def some_step(self: DenseAdam) -> bool:
+        if PARTS[1] in on:
+            return step(self)
         assert self._native is not None
         gradients = [x.grad.numpy() for x in self._parameters]
-        return self._native.step(self.param_groups[0]["lr"], gradients, [], look=False)
+        return self._native.step(self.param_groups[0]["lr"], gradients, look=False)
 
     with (
         mock.patch.object(optim.kernel, "gather", some_gather),
+        mock.patch.object(optim, "joined", some_joined),
         mock.patch.object(DenseAdam, "step_if_finite", some_step),
     ):
         yield on

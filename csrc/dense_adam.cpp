@@ -38,13 +38,13 @@ class DenseAdam {
             require(step.size() == 1, "steps: expected one number each");
     }
 
-    // False, and nothing is changed, where something in there, or in `others`, is not finite.
-    // Without `look` it is not found out (for measuring what looking costs).
-    bool step(double lr, const Arrays& gradients, const Arrays& others, bool look) {
+    // False, and nothing is changed, where something in there is not finite. Without `look` it is
+    // not found out (for measuring what looking costs).
+    bool step(double lr, const Arrays& gradients, bool look) {
         check_sizes(gradients, weights_, "gradients");
         // What is updated then is looked at last, and is in the cache.
-        if (look && !(are_finite(others) && are_finite(gradients) && are_finite(exp_avg_sqs_) &&
-                      are_finite(exp_avgs_) && are_finite(weights_)))
+        if (look && !(are_finite(gradients) && are_finite(exp_avg_sqs_) && are_finite(exp_avgs_) &&
+                      are_finite(weights_)))
             return false;
         for (size_t i = 0; i < weights_.size(); ++i) {
             const double t = *steps_[i].mutable_data() += 1;
@@ -72,5 +72,5 @@ void register_dense_adam(py::module_& m) {
              py::arg("exp_avg_sqs").noconvert(), py::arg("steps").noconvert(), py::arg("beta1"),
              py::arg("beta2"), py::arg("eps"))
         .def("step", &DenseAdam::step, py::arg("lr"), py::arg("gradients").noconvert(),
-             py::arg("others").noconvert(), py::arg("look") = true);
+             py::arg("look") = true);
 }

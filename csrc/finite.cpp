@@ -18,3 +18,12 @@ REMI_SIMD bool all_finite(const float* x, int64_t n) {
             largest = std::max(largest, magnitude(x[i]));
     return largest < kInfiniteMagnitude;
 }
+
+REMI_SIMD bool copy_finite(float* __restrict to, const float* __restrict from, int64_t n) {
+    uint32_t largest = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        largest = std::max(largest, magnitude(from[i]));
+        to[i] = from[i];
+    }
+    return largest < kInfiniteMagnitude;
+}

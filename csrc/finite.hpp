@@ -15,6 +15,10 @@ constexpr uint32_t kInfiniteMagnitude = 0x7f800000u;
 
 bool all_finite(const float* x, int64_t n);
 
+// Copies n floats, and looks at them on the way, which takes no time of its own: whether all are
+// finite.
+bool copy_finite(float* to, const float* from, int64_t n);
+
 // Of NumPy arrays. One thread: what a step looks at is read in the time it takes to wake another.
 template <class Arrays>
 bool are_finite(const Arrays& arrays) {

@@ -34,9 +34,8 @@ for step in range(201):
     ids = first + torch.arange(HISTORY + 1)
     history, target = ids[:, :-1], ids[:, -1]
     negatives = torch.randint(1, ITEMS, (NEGATIVES,))
-    rows = table(torch.cat([history.flatten(), target, negatives]))  # each row once, up to date
-    embedded, candidates = rows.split([BATCH * HISTORY, BATCH + NEGATIVES])
-    user = model(embedded.view(BATCH, HISTORY, DIM))
+    embedded, candidates = table.lookup(history, torch.cat([target, negatives]))  # rows up to date
+    user = model(embedded)
     places = torch.arange(BATCH + NEGATIVES)  # the candidates are a small table of their own
     loss = loss_of(user[:, None], places[:BATCH], candidates, places[BATCH:])
     loss.backward()

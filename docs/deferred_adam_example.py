@@ -10,8 +10,7 @@ table, head = ItemTable(100_000, 32, std=0.2), torch.nn.Linear(32, 32)
 optimizers = [DeferredAdam(table, lr=0.01), torch.optim.Adam(head.parameters(), lr=0.01)]
 for step in range(151):
     last, negatives = torch.randint(1, 200, (64,)), torch.randint(1, 100_000, (32,))
-    rows = table(torch.cat([last, last + 1, negatives]))  # up to date; only these are touched
-    queries, targets, others = rows.split([64, 64, 32])
+    queries, targets, others = table.lookup(last, last + 1, negatives)  # only these are touched
     queries = head(queries)
     scores = torch.cat([(queries * targets).sum(1, keepdim=True), queries @ others.T], dim=1)
     loss = torch.nn.functional.cross_entropy(scores, torch.zeros(64, dtype=torch.int64))

@@ -161,7 +161,7 @@ class TrainConfig:
         sampling: uniform (a uniform user, then a uniform position) or epoch (each target once).
         min_history: Fewest items before a training target.
         seed: Seed of everything random.
-        device: Where to train.
+        device: Where to train; auto is a GPU, if there is one that can train these settings.
         backend: Implementation of the operations; auto takes the fastest there is.
         precision: Arithmetic of the training step.
         threads: CPU threads; 0 is one a core.
@@ -177,8 +177,8 @@ class TrainConfig:
     sampling: Literal["uniform", "epoch"] = "uniform"
     min_history: int = 4
     seed: int = 1
-    device: Literal["auto", "cpu"] = "auto"
-    backend: Literal["auto", "native", "reference"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    backend: Literal["auto", "native", "reference", "triton"] = "auto"
     precision: Literal["fp32"] = "fp32"
     threads: int = 0
 

@@ -1,10 +1,10 @@
 """DeferredAdam: dense Adam on an item table, at the cost of the rows that are touched."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,9 +12,20 @@ from torch import Tensor
 from remi_fast.errors import NonFiniteError
 from remi_fast.kernels import deferred_adam as kernel
 from remi_fast.kernels.checks import check_ids, check_tensor
-from remi_fast.kernels.finite import first_non_finite
+from remi_fast.kernels.deferred_adam_state import DeviceSteps
+from remi_fast.kernels.finite import all_finite, first_non_finite, joined
 from remi_fast.kernels.memory import table_zeros
+from remi_fast.kernels.step_guard import StepGuard
 from remi_fast.models.item_table import ItemTable
+
+
+class RowGradients(NamedTuple):
+    """What a step uses: rows (n ids), gradients (n, d), one an occurrence of an id, and whether all
+    of them are finite, also those of padding (on a GPU nobody looks, and it is True)."""
+
+    rows: kernel.GatheredRows
+    gradients: Tensor
+    finite: bool
 
 
 class DeferredAdam(torch.optim.Optimizer):
@@ -87,7 +98,7 @@ class DeferredAdam(torch.optim.Optimizer):
         )
         self._steps = kernel.StepTable(betas[0], betas[1], eps)
         self._backend = backend
-        self._gathered: list[kernel.GatheredRows] = []
+        self._gathered: list[tuple[kernel.GatheredRows, list[Tensor]]] = []
         table.source = self
 
     @property
@@ -102,20 +113,6 @@ class DeferredAdam(torch.optim.Optimizer):
         """
         self._steps.reserve(steps)
 
-    @property
-    def _leaves(self) -> list[Tensor]:
-        """The values of `_gathered`."""
-        leaves: list[Tensor] = self.param_groups[0]["params"][1:]
-        return leaves
-
-    @property
-    def gradients(self) -> list[Tensor]:
-        """Those of the rows of each gather since `zero_grad`, (n, d), one an occurrence of an id.
-
-        A gather whose rows got none is left out.
-        """
-        return [leaf.grad for leaf in self._leaves if leaf.grad is not None]
-
     def _forget(self) -> None:
         self._gathered.clear()
         del self.param_groups[0]["params"][1:]
@@ -123,20 +120,34 @@ class DeferredAdam(torch.optim.Optimizer):
     def gather(self, ids: Tensor) -> Tensor:
         """Up-to-date rows of `ids` (n,): (n, d), a leaf whose gradient `step` will use.
 
+        Raises as `gather_each`.
+        """
+        return self.gather_each([ids])[0]
+
+    def gather_each(self, ids: Sequence[Tensor]) -> list[Tensor]:
+        """Up-to-date rows of each of the `ids` (n_i,): (n_i, d), leaves whose gradients `step` will
+        use; each row is caught up and updated once, however many of them it is in.
+
         Raises IndexError naming the first id outside [0, I) (on the CPU), TypeError for ids of
         another dtype, ValueError for ids on another device, and NonFiniteError naming row and
         moment where one is infinite or NaN (on the CPU).
         """
-        check_ids("ids", ids, self._adam.weight.device)
-        rows = kernel.GatheredRows(ids, len(self._adam.weight))
+        for each in ids:
+            check_ids("ids", each, self._adam.weight.device)
+        flat = [each.reshape(-1) for each in ids]
+        rows = kernel.GatheredRows(
+            flat[0] if len(flat) == 1 else torch.cat(flat), len(self._adam.weight)
+        )
         with torch.no_grad(), self._naming_the_step():
             values = kernel.gather(
                 self._adam, self._steps, rows, check_moments=True, backend=self._backend
             )
-        values.requires_grad_()
-        self._gathered.append(rows)
-        self.param_groups[0]["params"].append(values)
-        return values
+            leaves = list(values.split([len(each) for each in flat]))
+        for leaf in leaves:
+            leaf.requires_grad_()
+        self._gathered.append((rows, leaves))
+        self.param_groups[0]["params"].extend(leaves)
+        return leaves
 
     def read(self, ids: Tensor) -> Tensor:
         """Up-to-date copies of the rows `ids` (n,): (n, d); changes nothing. Raises as `gather`."""
@@ -146,30 +157,100 @@ class DeferredAdam(torch.optim.Optimizer):
             return kernel.read(self._adam, self._steps, ids, backend=self._backend)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None, *, check: bool = True) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One Adam step with the gradients of all rows gathered since `zero_grad`.
 
-        Raises ValueError, before anything is changed, for a learning rate that is not a finite
-        number >= 0; and NonFiniteError as `check_gradients`, unless check is False.
+        Raises NonFiniteError as `check_gradients`, and otherwise as `apply`; nothing is changed
+        then.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        used = self.collect()
+        self._check(used)
+        self.apply(used)
+        return loss
+
+    @torch.no_grad()
+    def collect(self) -> RowGradients | None:
+        """The gradients of all rows gathered since `zero_grad`; None where no row got one.
+
+        The rows of a gather that got none in some part have zeros there.
+        """
+        used = self._used()
+        if not used:
+            return None
+        rows = used[0][0]
+        if len(used) > 1:
+            ids = torch.cat([each.ids for each, _ in used])
+            rows = kernel.GatheredRows(ids, rows.num_rows)
+        leaves = [leaf for _, leaves in used for leaf in leaves]
+        parts = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+        return RowGradients(rows, *joined(parts))
+
+    @torch.no_grad()
+    def apply(self, used: RowGradients | None, guard: StepGuard | None = None) -> None:
+        """One Adam step with what `collect` returned, finite or not; then those rows are forgotten.
+
+        guard: the step is one that was announced; a guard that is held lets it change nothing, and
+        the next one is the same step.
+        Raises ValueError, before anything is changed, for a learning rate that is not a finite
+        number >= 0.
+        """
+        if guard is None:
+            self._steps.advance(self._rate())
+        else:
+            self._device_steps.bump(guard.forward)
+        if used is not None:
+            kernel.update(
+                self._adam,
+                self._steps,
+                used.rows,
+                used.gradients,
+                found_inf=None if guard is None else guard.found_inf,
+                backend=self._backend,
+            )
+        self._forget()
+
+    def _rate(self) -> float:
         rate = float(self.param_groups[0]["lr"])
         if not 0 <= rate < math.inf:
             raise ValueError(
                 f"param_groups[0]['lr']: got {rate}, expected a finite number >= 0; "
                 "nothing was updated"
             )
-        used = self._used()
-        if check and used is not None:
-            self._check_gradients(*used)
-        self._steps.advance(rate)
-        if used is not None:
-            kernel.update(self._adam, self._steps, *used, backend=self._backend)
+        return rate
+
+    @property
+    def rows_state(self) -> kernel.AdamState:
+        """The table with its moments and stamps, as the kernels take it."""
+        return self._adam
+
+    @property
+    def _device_steps(self) -> DeviceSteps:
+        return self._steps.on(self._adam.weight.device)
+
+    @property
+    def step_on_device(self) -> Tensor:
+        """`steps_taken` as it is on the device: int64 (1,), always the same tensor."""
+        return self._device_steps.step
+
+    def announce(self, steps: int) -> None:
+        """Count so many coming steps, at the present rate; `apply` with a guard makes each of them.
+
+        The device learns their sizes, and nothing is waited for: a CUDA graph of the steps may be
+        replayed next. Raises ValueError as `apply`.
+        """
+        rate, on_device = self._rate(), self._device_steps
+        for _ in range(steps):
+            self._steps.advance(rate)
+        on_device.write()
+
+    def rewind(self, step: int) -> None:
+        """Be at `step` again: those announced after it were held and changed nothing."""
+        self._steps.rewind(step)
         self._forget()
-        return loss
 
     def check_rows(self) -> None:
         """Raise NonFiniteError, naming the row, where one gathered since `zero_grad` is not finite.
@@ -177,7 +258,7 @@ class DeferredAdam(torch.optim.Optimizer):
         For what is infinite or NaN elsewhere: was it the table? Not needed before `step`.
         """
         with self._naming_the_step():
-            for rows in self._gathered:
+            for rows, _ in self._gathered:
                 kernel.check_finite(self._adam, rows.ids)
 
     @contextmanager
@@ -189,27 +270,27 @@ class DeferredAdam(torch.optim.Optimizer):
                 f"step {self.steps_taken}: item table: {error}; nothing was updated"
             ) from None
 
-    @torch.no_grad()
     def check_gradients(self) -> None:
         """Raise NonFiniteError, naming the row, where a gradient of one gathered since `zero_grad`
-        is infinite or NaN: rows that are not finite themselves first.
-
-        On the CPU only: a GPU would have to be waited for.
+        is infinite or NaN: rows that are not finite themselves first. A GPU is waited for.
         """
-        used = self._used()
-        if used is not None:
-            self._check_gradients(*used)
+        used = self.collect()
+        self._check(None if used is None else used._replace(finite=False))
 
-    def _check_gradients(self, rows: kernel.GatheredRows, gradients: Tensor) -> None:
-        if gradients.device.type != "cpu" or kernel.are_finite(rows, gradients):
+    def _check(self, used: RowGradients | None) -> None:
+        if used is None or used.finite:
+            return
+        not_padding = used.rows.ids != 0  # of padding nothing is used
+        if all_finite([used.gradients[not_padding]]):
             return
         self.check_rows()
-        found = first_non_finite(gradients.where(rows.ids[:, None] != 0, 0))
+        found = first_non_finite(used.gradients.where(not_padding[:, None], 0))
         assert found is not None
         (occurrence, column), value = found
         raise NonFiniteError(
-            f"step {self.steps_taken}: item table: gradient of row {int(rows.ids[occurrence])}: "
-            f"got {value} in column {column}, expected finite numbers; nothing was updated"
+            f"step {self.steps_taken}: item table: gradient of row "
+            f"{int(used.rows.ids[occurrence])}: got {value} in column {column}, "
+            "expected finite numbers; nothing was updated"
         )
 
     @torch.no_grad()
@@ -219,25 +300,23 @@ class DeferredAdam(torch.optim.Optimizer):
         The sum is left at the row's first occurrence, zeros at the others and at padding: the norm
         of the gradients is then that of dense Adam's. `step` does the same with it and without.
         """
-        used = self._used()
+        used = self.collect()
         if used is None:
             return
-        rows, gradients = used
-        merged = _sum_at_first(rows.ids, gradients)
-        merged[(rows.ids <= 0) | (rows.ids >= len(self._adam.weight))] = 0
-        leaves = [leaf for leaf in self._leaves if leaf.grad is not None]
+        ids = used.rows.ids
+        merged = _sum_at_first(ids, used.gradients)
+        merged[(ids <= 0) | (ids >= len(self._adam.weight))] = 0
+        leaves = [leaf for _, leaves in self._used() for leaf in leaves]
         for leaf, gradient in zip(leaves, merged.split([len(x) for x in leaves]), strict=True):
             leaf.grad = gradient
 
-    def _used(self) -> tuple[kernel.GatheredRows, Tensor] | None:
-        """All gathers that got a gradient, as one, and their gradients."""
-        gathers = zip(self._gathered, self._leaves, strict=True)
-        used = [(rows, leaf.grad) for rows, leaf in gathers if leaf.grad is not None]
-        if len(used) <= 1:
-            return used[0] if used else None
-        ids = torch.cat([rows.ids for rows, _ in used])
-        rows = kernel.GatheredRows(ids, len(self._adam.weight))
-        return rows, torch.cat([gradient for _, gradient in used])
+    def _used(self) -> list[tuple[kernel.GatheredRows, list[Tensor]]]:
+        """The gathers that got a gradient."""
+        return [
+            (rows, leaves)
+            for rows, leaves in self._gathered
+            if any(leaf.grad is not None for leaf in leaves)
+        ]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the rows gathered since the last step, and their gradients."""

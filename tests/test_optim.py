@@ -111,6 +111,27 @@ def test_several_gathers_before_a_step_are_one():
     torch.testing.assert_close(first.rows(0, ITEMS), second.rows(0, ITEMS))
 
 
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_several_tensors_of_ids_are_one_gather(backend):
+    """Of any shapes and integer dtypes, also where one part gets no gradient."""
+    first, one = make(backend)
+    second, two = make(backend)
+    for ids, wanted in stream(20):
+        part, rest = ids[: len(ids) // 2 * 2], ids[len(ids) // 2 * 2 :]
+        for optimizer in (one, two):
+            optimizer.zero_grad()
+        pairs, unused, odd = second.lookup(part.view(2, -1).int(), torch.arange(4), rest)
+        assert pairs.shape == (2, len(part) // 2, DIM) and unused.shape == (4, DIM)
+        rows = first(torch.cat([ids, torch.arange(4)]))[: len(ids)]
+        assert torch.equal(rows, torch.cat([pairs.flatten(0, 1), odd]))
+        loss_of(rows, wanted).backward()
+        loss_of(torch.cat([pairs.flatten(0, 1), odd]), wanted).backward()
+        one.step()
+        two.step()
+        assert torch.equal(one.state_dict()["stamp"], two.state_dict()["stamp"])
+    assert torch.equal(first.rows(0, ITEMS), second.rows(0, ITEMS))
+
+
 def test_rows_without_gradient_and_forgotten_rows_do_not_move():
     table, optimizer = make()
     before = table.rows(0, ITEMS)

@@ -1,6 +1,7 @@
 """The item embeddings: a module of their own, so that no dense gradient is ever made."""
 
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -19,8 +20,8 @@ from remi_fast.kernels.memory import table_zeros
 class RowSource(Protocol):
     """What an optimizer that owns late rows offers to the table (see DeferredAdam)."""
 
-    def gather(self, ids: Tensor) -> Tensor:
-        """Up-to-date rows that take part in the next step; a leaf that requires grad."""
+    def gather_each(self, ids: Sequence[Tensor]) -> list[Tensor]:
+        """Up-to-date rows that take part in the next step: leaves that require grad."""
 
     def read(self, ids: Tensor) -> Tensor:
         """Up-to-date copies; changes nothing."""
@@ -78,13 +79,22 @@ class ItemTable(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Rows of `ids` (any shape S, int32 or int64): (S, d). Raises as `read`."""
-        check_tensor("ids", ids)
-        flat = ids.reshape(-1)
+        return self.lookup(ids)[0]
+
+    def lookup(self, *ids: Tensor) -> list[Tensor]:
+        """Rows of each of the `ids` (any shapes S_i, int32 or int64): (S_i, d). Raises as `read`.
+
+        As calls one by one, but each row is brought up to date once and its gradients are summed
+        once, however many of the tensors it is in.
+        """
+        for each in ids:
+            check_tensor("ids", each)
+        flat = [each.reshape(-1) for each in ids]
         if self.source is not None and torch.is_grad_enabled():
-            rows = self.source.gather(flat)
+            rows = self.source.gather_each(flat)
         else:
-            rows = self.read(flat)
-        return rows.view(*ids.shape, self.dim)
+            rows = [self.read(each) for each in flat]
+        return [x.view(*each.shape, self.dim) for x, each in zip(rows, ids, strict=True)]
 
     def read(self, ids: Tensor) -> Tensor:
         """Up-to-date copies of the rows `ids` (n,): (n, d). Changes nothing.

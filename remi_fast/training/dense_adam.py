@@ -13,9 +13,12 @@ from remi_fast.kernels.native import C
 class DenseAdam(torch.optim.Adam):
     """torch.optim.Adam with `step_if_finite`, which is one call into C++ on a CPU.
 
-    State and state dict are torch's. Reference: torch's own step. Native: float32 on the CPU, from
-    the second step on; the first one makes the state.
+    State and state dict are torch's. Reference: torch's own step, which a CUDA graph can hold, and
+    which heeds a `found_inf`, as of `GradScaler`. Native: float32 on the CPU, from the second step
+    on; the first one makes the state.
     """
+
+    found_inf: Tensor | None = None  # where it is not 0, `step` changes nothing
 
     def __init__(
         self, parameters: Iterable[Tensor], lr: float = 1e-3, *, backend: str = "auto"
@@ -24,14 +27,16 @@ class DenseAdam(torch.optim.Adam):
 
         Raises ValueError as torch.optim.Adam does.
         """
-        super().__init__(parameters, lr=lr, fused=True)
+        parameters = list(parameters)
+        capturable = any(x.is_cuda for x in parameters)
+        super().__init__(parameters, lr=lr, fused=True, capturable=capturable)
         self._parameters: list[Tensor] = self.param_groups[0]["params"]
         self._native_allowed = backend != "reference"
         self._native: C.DenseAdam | None = None
         self.register_load_state_dict_post_hook(lambda _: self._forget_native())
 
-    def step_if_finite(self, others: Sequence[Tensor] = ()) -> bool:
-        """One step, if weights, their gradients and moments, and `others`, are finite.
+    def step_if_finite(self) -> bool:
+        """One step, if weights, their gradients and moments are finite.
 
         Returns False, and has changed nothing, where one is infinite or NaN. A GPU is waited for.
         """
@@ -39,13 +44,14 @@ class DenseAdam(torch.optim.Adam):
         if (
             self._native_allowed
             and len(gradients) == len(self.state) == len(self._parameters)
-            and _can_take([*gradients, *others])
+            and _can_take(gradients)
         ):
             self._native = self._native or self._view()
-            arrays = [[x.numpy() for x in tensors] for tensors in (gradients, others)]
-            return self._native.step(self.param_groups[0]["lr"], *arrays)
+            return self._native.step(
+                self.param_groups[0]["lr"], [gradient.numpy() for gradient in gradients]
+            )
         moments = [x[name] for x in self.state.values() for name in ("exp_avg", "exp_avg_sq")]
-        if not all_finite([*others, *gradients, *moments, *self._parameters]):
+        if not all_finite([*gradients, *moments, *self._parameters]):
             return False
         self.step()
         return True

@@ -139,8 +139,7 @@ def dense_adam(rng, place):
     steps = [place(np.ones(1, np.float32)) for _ in sizes]
     adam = C.DenseAdam(weights, first, second, steps, 0.9, 0.999, 1e-8)
     for _ in range(2):
-        arguments = [place(normal(rng, n)) for n in sizes], [place(normal(rng, 5))]
-        adam.step(1e-3, *arguments)
+        adam.step(1e-3, [place(normal(rng, n)) for n in sizes])
     return [*weights, *first, *second, *steps]
 
 
@@ -214,9 +213,11 @@ def numbers(rng, place):
     threshold, alias, weighted = (place(np.zeros(n, t)) for t in (np.int64, np.int32, np.int64))
     C.alias_table(place(rng.random(n)), threshold, alias)
     C.sample_by_alias(weighted, threshold, alias, 7, 3)
-    finite = C.all_finite([place(normal(rng, *draw(rng, 99))) for _ in range(3)])
+    parts = [place(normal(rng, *draw(rng, 99))) for _ in range(3)]
+    whole = place(np.zeros(sum(part.size for part in parts), np.float32))
+    finite = C.all_finite(parts), C.join(parts, whole)
     words, permuted = C.random_words(index, 1, 2, 3), C.permute(index, n, 5, 1, 9)
-    return words, permuted, negatives, threshold, alias, weighted, np.asarray(finite)
+    return words, permuted, negatives, threshold, alias, weighted, whole, np.asarray(finite)
 
 
 PROBLEMS = (batches, adam, dense_adam, loss, extractor, capsules, searches, numbers)

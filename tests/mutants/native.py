@@ -22,6 +22,7 @@ SAME_BITS = (
 )
 MOMENT = f"{NON_FINITE}a_moment_of_any_row_is_looked_at["
 DENSE = "tests/training/test_dense_adam.py::test_"
+JOINED = f"{NON_FINITE}gradients_are_joined_and_looked_at"
 REFUSED = f"{DENSE}what_is_not_finite_changes_nothing["
 ELEMENTS = f"{NON_FINITE}every_element_is_looked_at[1]"
 SIZE = f"{NATIVE}training_size"
@@ -232,22 +233,35 @@ FINITE = group(
      f"{NON_FINITE}every_element_is_looked_at[16384]",
      "i = std::max<int64_t>(end - kBlock, 0)",
      "i = std::max<int64_t>(end - kBlock / 2, 0)"),
+    ("what is copied last is not looked at", f"{JOINED}[dtype0-sizes2]",
+     "largest = std::max(largest, magnitude(from[i]));\n        to[i]",
+     "if (i + 1 < n) largest = std::max(largest, magnitude(from[i]));\n        to[i]"),
+)  # fmt: skip
+
+JOIN = group(
+    "csrc/finite_bindings.cpp",
+    ("a part goes to where it is itself", f"{JOINED}[dtype0-sizes2]",
+     "copy_finite(to + first, source",
+     "copy_finite(to + (first - starts[p]), source"),
+    ("a range begins with the part", f"{JOINED}[dtype0-sizes3]",
+     "from[p] + (first - starts[p])",
+     "from[p]"),
+    ("only the last range counts", f"{JOINED}[dtype0-sizes3]",
+     "                finite = false;",
+     "                finite = last < starts.back();"),
 )  # fmt: skip
 
 DENSE_STEP = group(
     "csrc/dense_adam.cpp",
-    ("others are not looked at", f"{REFUSED}others-3-native]",
-     "are_finite(others) &&",
-     ""),
     ("gradients are not looked at", f"{REFUSED}gradient-3-native]",
      "are_finite(gradients) &&",
      ""),
     ("weights are not looked at", f"{REFUSED}weight-3-native]",
-     "are_finite(exp_avgs_) && are_finite(weights_)",
-     "are_finite(exp_avgs_)"),
+     "&&\n                      are_finite(weights_)))",
+     "))"),
     ("first moments are not looked at", f"{REFUSED}exp_avg-3-native]",
-     "are_finite(exp_avgs_) && are_finite(weights_)",
-     "are_finite(weights_)"),
+     "&& are_finite(exp_avgs_) &&",
+     "&&"),
     ("second moments are not looked at", f"{REFUSED}exp_avg_sq-3-native]",
      "are_finite(exp_avg_sqs_) &&",
      ""),
@@ -355,6 +369,6 @@ THREADS = group(
 )  # fmt: skip
 
 MUTANTS = [
-    *UPDATING, *SERIES, *LOADING, *ELIGIBLE, *RANDOM, *MAGNITUDE, *FINITE, *DENSE_STEP, *EXTRACTING,
-    *LOSS, *REGULARIZER, *LANES, *THREADS,
+    *UPDATING, *SERIES, *LOADING, *ELIGIBLE, *RANDOM, *MAGNITUDE, *FINITE, *JOIN, *DENSE_STEP,
+    *EXTRACTING, *LOSS, *REGULARIZER, *LANES, *THREADS,
 ]  # fmt: skip

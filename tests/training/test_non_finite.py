@@ -9,7 +9,8 @@ import torch
 from remi_fast import api
 from remi_fast.config import Config, LossConfig, ModelConfig, TrainConfig
 from remi_fast.errors import NonFiniteError
-from remi_fast.kernels.finite import all_finite, first_non_finite
+from remi_fast.kernels.finite import all_finite, first_non_finite, joined
+from remi_fast.kernels.native import C
 from remi_fast.kernels.negatives import sample_negatives
 from remi_fast.models.recommender import make_model
 from remi_fast.training import objective as objective_module
@@ -199,11 +200,11 @@ def test_gradients_of_padding_do_not_matter(backend):
 def test_a_step_goes_on_where_only_the_gradient_of_padding_is_not_finite(monkeypatch):
     whole = objective_module.multi_interest_ihn_loss_rows
     training_step, twin = make("native", 3), make("native", 3)
-    ids = torch.cat([batch(3)[0].flatten(), batch(3)[2], torch.ones(7, dtype=torch.int32)])
+    padding = (batch(3)[0].flatten() == 0).nonzero()[0]
 
     def broken(*arguments, **options):
-        (rows,) = training_step.table_optimizer.param_groups[0]["params"][1:]
-        rows.register_hook(lambda gradient: gradient.index_fill(0, (ids == 0).nonzero()[0], bad))
+        history_rows = training_step.table_optimizer.param_groups[0]["params"][1]
+        history_rows.register_hook(lambda gradient: gradient.index_fill(0, padding, bad))
         return whole(*arguments, **options)
 
     twin(3, *batch(3))
@@ -298,6 +299,34 @@ def test_every_element_is_looked_at(size):
                 assert not all_finite([values, broken])
                 found, value = first_non_finite(broken)
                 assert found == (index,) and str(value) == str(bad)
+
+
+@pytest.mark.parametrize("sizes", [[3], [0, 1], [5, 1, 9], [700, 0, 1200]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_are_joined_and_looked_at(dtype, sizes):
+    generator = torch.Generator().manual_seed(sum(sizes))
+    parts = [torch.randn(n, 33, generator=generator, dtype=dtype) for n in sizes]
+    whole, finite = joined(parts)
+    assert finite and torch.equal(whole, torch.cat(parts))
+    strided, finite = joined([part.T.contiguous().T for part in parts])
+    assert finite and torch.equal(strided, whole)
+    for part in parts:
+        for place in {(0, 0), (-1, -1), (len(part) // 2, 7)} if len(part) else ():
+            for bad in BAD:
+                good = part[place].clone()
+                part[place] = bad
+                whole, finite = joined(parts)
+                assert not finite and whole.nan_to_num(7).equal(torch.cat(parts).nan_to_num(7))
+                assert not joined([each.T.contiguous().T for each in parts])[1]
+                part[place] = good
+
+
+def test_what_does_not_fit_is_not_joined():
+    for numbers in (1, 3):
+        with pytest.raises(ValueError, match=f"out: expected 2 numbers.*, got {numbers}"):
+            C.join([np.ones(2, np.float32)], np.ones(numbers, np.float32))
+    with pytest.raises(TypeError):
+        C.join([np.ones(2)], np.ones(2, np.float32))
 
 
 def test_strided_tensors_are_looked_at_as_they_are():
