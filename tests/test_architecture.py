@@ -15,6 +15,8 @@ ALLOWED = {
     "remi_fast/benchmark": {
         "benchmark",
         "training.step",
+        "training.engines",
+        "training.placement",
         "models.recommender",
         "data.loader",
         "kernels",

@@ -127,8 +127,9 @@ def _case(data: "Data", batch_size: int, arguments: Any) -> dict[str, Any]:
         rounds=arguments.rounds,
         seconds=arguments.seconds,
     )
-    config = Config(train=TrainConfig(batch_size=batch_size))
-    case["phases_ms"] = phases(data, config, PHASE_STEPS)
+    if case["device"] == "cpu":  # on a GPU the kernels' times say it
+        config = Config(train=TrainConfig(batch_size=batch_size))
+        case["phases_ms"] = phases(data, config, PHASE_STEPS)
     return case
 
 
@@ -136,18 +137,35 @@ def _show(case: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    title = f"batch {case['batch_size']:,}, {case['items']:,} items"
-    table = Table("", "ms a step", "samples/s", "against the first", title=title)
+    title = f"batch {case['batch_size']:,}, {case['items']:,} items, {case['device']}"
+    on_gpu = ["kernels", "peak MiB"] if case["device"] == "cuda" else []
+    columns = ["ms a step", "samples/s", "against the first", "of floor", *on_gpu]
+    table = Table("", title=title)
+    for column in columns:
+        table.add_column(column, no_wrap=True)
     for name, row in case["contestants"].items():
         low, high = row["ratio_range"]
         ratio = f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
-        table.add_row(name, f"{row['ms']:.3f}", f"{row['samples_per_s']:,}", ratio)
+        cells = [f"{row['ms']:.3f}", f"{row['samples_per_s']:,}", ratio]
+        cells.append(f"{row['share_of_floor']:.1%}")
+        if on_gpu:
+            cells += [f"{row['kernels']:g}", f"{row['peak_bytes'] / 2**20:,.0f}"]
+        table.add_row(name, *cells)
     console = Console()
     console.print(table)
-    cost = case["remi_by_plain"]
+    cost, least = case["remi_by_plain"], case["floor"]
     console.print(
         f"REMI takes {cost['ratio']:.2f} times as long as plain sampled softmax "
         f"({cost['lowest']:.2f} to {cost['highest']:.2f}, by round)"
     )
-    parts = ", ".join(f"{name} {ms:.3f}" for name, ms in case["phases_ms"].items())
-    console.print(f"milliseconds of a step with REMI: {parts}")
+    console.print(
+        f"floor: {least['bytes'] / 1e6:.1f} MB of rows, moments and gradients at the "
+        f"{least['bytes_per_s'] / 1e9:,.0f} GB/s of a copy here, {least['ms']:.3g} ms"
+    )
+    if on_gpu:
+        first = next(iter(case["contestants"].values()))
+        parts = ", ".join(f"{name} {us:.1f}" for name, us in first["kernel_us"].items())
+        console.print(f"microseconds of a step with REMI, by kernel: {parts}")
+    else:
+        parts = ", ".join(f"{name} {ms:.3f}" for name, ms in case["phases_ms"].items())
+        console.print(f"milliseconds of a step with REMI: {parts}")

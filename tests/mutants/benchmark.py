@@ -3,6 +3,9 @@
 from .killers import group
 
 STEPS = "tests/benchmark/test_steps.py::test_"
+RESOURCES = "tests/benchmark/test_resources.py::test_"
+PIECES = "tests/benchmark/test_gpu_pieces.py::test_"
+FBGEMM = "tests/benchmark/test_fbgemm_peer.py::test_"
 
 MUTANTS = [
     *group(
@@ -40,5 +43,71 @@ MUTANTS = [
          f"{STEPS}parts_add_up_and_training_is_not_disturbed",
          "            taken.clear()\n",
          ""),
+    ),
+    *group(
+        "remi_fast/benchmark/steps.py",
+        ("many steps are timed as one",
+         f"{RESOURCES}a_contestant_of_several_steps_is_timed_by_the_step",
+         "[ms / runs[name].steps for",
+         "[ms for"),
+        ("padding is part of the floor", f"{RESOURCES}the_floor_is_of_the_rows_of_a_batch",
+         "ids = ids[ids > 0]",
+         "ids = ids[ids >= 0]"),
+        ("rows count as often as they occur", f"{RESOURCES}the_floor_is_of_the_rows_of_a_batch",
+         "distinct + len(ids.unique())",
+         "distinct + len(ids)"),
+        ("a share upside down", f"{RESOURCES}shares_of_the_floor",
+         'least["ms"] / row["ms"]',
+         'row["ms"] / least["ms"]'),
+    ),
+    *group(
+        "remi_fast/benchmark/resources.py",
+        ("copies count as kernels", f"{RESOURCES}kernels_are_counted_by_step",
+         '(("Memcpy", "Memset"))',
+         '(("Memcpy",))'),
+        ("what the host does counts as a kernel", f"{RESOURCES}kernels_are_counted_by_step",
+         "event.device_type != torch.autograd.DeviceType.CUDA or event.is_user_annotation",
+         "event.is_user_annotation"),
+        ("kernels of all steps", f"{RESOURCES}kernels_are_counted_by_step",
+         "round(kernels / steps, 2)",
+         "kernels"),
+        ("moments are only read",
+         f"{RESOURCES}a_row_moves_its_weight_three_times_and_its_moments_twice",
+         "6 * row",
+         "4 * row"),
+        ("a copy is only read", f"{RESOURCES}a_copy_moves_what_it_reads_and_what_it_writes",
+         "return 2 * len(source)",
+         "return len(source)"),
+    ),
+    *group(
+        "bench/run_pieces.py",
+        ("what has passed runs again", f"{PIECES}what_has_passed_is_not_run_again",
+         "if index.passed(piece) and not options.again:",
+         "if False:"),
+        ("a failure counts as passed",
+         f"{PIECES}a_piece_that_fails_or_is_late_does_not_stop_the_others",
+         "PASSED if process.wait(piece.limit) == 0 else FAILED",
+         "PASSED if process.wait(piece.limit) is not None else FAILED"),
+        ("what a late piece has started lives on",
+         f"{PIECES}a_piece_that_fails_or_is_late_does_not_stop_the_others",
+         "os.killpg(process.pid, signal.SIGKILL)",
+         "process.kill()"),
+        ("a piece starts that could end too late",
+         f"{PIECES}no_piece_starts_that_could_end_too_late",
+         "time.monotonic() + piece.limit > end",
+         "time.monotonic() > end"),
+        ("failed tests are called skipped", f"{PIECES}tests_are_kept_with_numbers_and_reasons",
+         'counts["failed"] += 1',
+         'counts["skipped"] += 1'),
+        ("a piece without room runs",
+         f"{PIECES}a_piece_that_fails_or_is_late_does_not_stop_the_others",
+         "free < piece.gib << 30",
+         "free < piece.gib"),
+    ),
+    *group(
+        "bench/fbgemm_peer.py",
+        ("a wrong peer is let through", f"{FBGEMM}the_check_knows_a_wrong_update",
+         "return ((got - exact).abs().max() /",
+         "return 0 * ((got - exact).abs().max() /"),
     ),
 ]  # fmt: skip
