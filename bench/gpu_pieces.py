@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 DATA = "{data}"  # in a command: the prepared folder that REMI_FAST_DATA names
-FEW_ROUNDS = ("--rounds", "1", "--seconds", "0.01")
+FEW_ROUNDS = "--rounds 1 --seconds 0.01"
 
 
 @dataclass(frozen=True)
@@ -71,124 +71,80 @@ def sanitized(tool: str) -> list[Piece]:
 
 
 def _benchmark(name: str, what: str, limit: int, words: str, small: str, gib: int = 0) -> Piece:
-    module, *options = words.split()
-    save = ("--save", f"gpu_{name}")
-    return Piece(
-        name, what, limit, (f"bench.{module}", *options, *save), tuple(small.split()), gib=gib
-    )
+    """A program of bench/, which saves its results itself, as far as it comes."""
+    command = (*f"bench.{words}".split(), "--save", f"gpu_{name}")
+    return Piece(name, what, limit, command, tuple(small.split()), gib=gib)
 
 
-def benchmarks() -> list[Piece]:
-    """Each saves its results itself, as far as it came."""
-    rounds = " ".join(FEW_ROUNDS)
-    tiny_loss = f"--sizes 4x8 --precisions float32 {rounds}"
-    tiny_update = f"--items 5e3 --batches 8 {rounds}"
-    tiny_steps = f"--batch-size 8 --num-items 300 --users 50 --peers eager {rounds}"
-    pieces = (
-        [
-            _benchmark(
-                f"loss-{size.split('x')[0]}",
-                f"the loss beside its peers, {size}",
-                240,
-                f"loss_in_turns --sizes {size}",
-                tiny_loss,
-            )
-            for size in ("128x1280", "1024x10240", "8192x81920")
-        ]
-        + [
-            _benchmark(
-                "catalogue",
-                "the loss against whole catalogues",
-                300,
-                "loss_in_turns --catalogue",
-                tiny_loss,
-            )
-        ]
-        + [
-            _benchmark(
-                f"update-{batch}",
-                f"the table update beside its peers, batch {batch}, up to 10 M items",
-                240,
-                f"update_in_turns --batches {batch} --items 1e5 3.68e5 1e6 1e7",
-                f"{tiny_update} --peers-at 5e3",
-                gib=40,
-            )
-            for batch in (128, 1024, 8192)
-        ]
-        + [
-            _benchmark(
-                f"update-{batch}-1e8",
-                f"the table update, batch {batch}, 1 M beside 100 M items",
-                240,
-                f"update_in_turns --batches {batch} --items 1e6 1e8 --ids uniform --peers-at",
-                tiny_update,
-                gib=90,
-            )
-            for batch in (128, 1024, 8192)
-        ]
-        + [
-            _benchmark(
-                "table-1e8",
-                "memory and time of a table of 100 M rows in a loop of its own",
-                120,
-                "large_catalogue --device cuda --items 100000000",
-                "--help",
-                gib=80,
-            ),
-            _benchmark(
-                "batches",
-                "training batches drawn on the GPU, samples a second",
-                180,
-                "batches_in_turns",
-                f"--batches 16 --users 2000 --draws 3 {rounds}",
-            ),
-        ]
-        + [
-            _benchmark(
-                f"steps-{batch}",
-                f"whole steps and their peers, batch {batch}, 100 k to 1 M items",
-                300,
-                f"whole_steps --batch-size {batch} --num-items 100000 368000 1000000"
-                " --rounds 5 --seconds 0.5",
-                tiny_steps,
-                gib=30,
-            )
-            for batch in (128, 1024, 8192)
-        ]
-        + [
-            _benchmark(
-                "steps-1e7",
-                "whole steps at 10 M items, by remi-fast alone",
-                240,
-                "whole_steps --batch-size 128 1024 8192 --num-items 10000000 --peers none"
-                " --rounds 5 --seconds 0.5",
-                tiny_steps,
-                gib=50,
-            ),
-            _benchmark(
-                "evaluation",
-                "exact evaluation of 60,000 users beside torch matmul and topk",
-                240,
-                "evaluation_in_turns",
-                "--users 50 --items 2000 --rounds 1",
-                gib=30,
-            ),
-            _benchmark(
-                "training",
-                "one training with its curve, on the data of REMI_FAST_DATA",
-                420,
-                f"training_curve {DATA} --steps 1000000",
-                "--steps 4 --eval-every 2 --batch-size 8",
-            ),
-        ]
+def losses() -> list[Piece]:
+    """The loss beside its peers: sampled, and against whole catalogues."""
+    small = f"--sizes 4x8 --precisions float32 {FEW_ROUNDS}"
+    sampled = ("128x1280", "1024x10240", "8192x81920")
+    whole = ("128x100000", "1024x100000", "1024x1000000")
+    return [
+        _benchmark(f"loss-{size}", f"the loss beside its peers, {size}", 240,
+                   f"loss_in_turns --sizes {size}", small)
+        for size in sampled
+    ] + [
+        _benchmark(f"catalogue-{size}", f"the loss against a whole catalogue, {size}", 240,
+                   f"loss_in_turns --catalogue --sizes {size}", small)
+        for size in whole
+    ]  # fmt: skip
+
+
+def updates() -> list[Piece]:
+    """The table update: beside its peers and up to 10 M items, and at 100 M."""
+    small = f"--items 5e3 --batches 8 {FEW_ROUNDS}"
+    found = []
+    for batch in (128, 1024, 8192):
+        found += [
+            _benchmark(f"update-{batch}", f"the table update, batch {batch}: peers, to 10 M items",
+                       240, f"update_in_turns --batches {batch} --items 1e5 3.68e5 1e6 1e7",
+                       f"{small} --peers-at 5e3", gib=40),
+            _benchmark(f"update-{batch}-1e8", f"the same, batch {batch}: 1 M beside 100 M items",
+                       240, f"update_in_turns --batches {batch} --items 1e6 1e8 --ids uniform"
+                       " --peers-at", small, gib=90),
+        ]  # fmt: skip
+    what, words = (
+        "memory and time of 100 M rows in a loop of its own",
+        "large_catalogue --device cuda",
     )
-    return pieces
+    table = _benchmark("table-1e8", what, 120, f"{words} --items 100000000", "--help", gib=80)
+    return [*found, table]
+
+
+def steps() -> list[Piece]:
+    """Whole steps as `remi-fast bench` has them, a catalogue and a batch size each."""
+    small = f"--batch-size 8 --num-items 300 --users 50 --peers eager {FEW_ROUNDS}"
+    found = []
+    for batch in (128, 1024, 8192):
+        for items in (100_000, 368_000, 1_000_000, 10_000_000):
+            large = items > 1_000_000
+            words = f"whole_steps --batch-size {batch} --num-items {items} --rounds 5 --seconds 0.5"
+            words += " --peers eager" if large else ""
+            what = f"whole steps and their peers, batch {batch}, {items:,} items"
+            gib = 70 if large else 20
+            found.append(_benchmark(f"steps-{batch}-{items}", what, 240, words, small, gib))
+    return found
+
+
+def others() -> list[Piece]:
+    """Batches, exact evaluation, and one training."""
+    return [
+        _benchmark("batches", "training batches drawn on the GPU, samples a second", 180,
+                   "batches_in_turns", f"--batches 16 --users 2000 --draws 3 {FEW_ROUNDS}"),
+        _benchmark("evaluation", "exact evaluation of 60,000 users beside torch matmul and topk",
+                   240, "evaluation_in_turns", "--users 50 --items 2000 --rounds 1", gib=30),
+        _benchmark("training", "one training with its curve, on the data of REMI_FAST_DATA", 420,
+                   f"training_curve {DATA} --steps 1000000 --seconds 380",
+                   "--steps 4 --eval-every 2 --batch-size 8"),
+    ]  # fmt: skip
 
 
 def pieces() -> list[Piece]:
-    """All, in the order in which they run: what is quick and decides most comes first."""
-    tests = native_tests()
-    return tests + benchmarks() + sanitized("memcheck") + sanitized("racecheck")
+    """All, in the order in which they run."""
+    measured = [*losses(), *updates(), *others(), *steps()]
+    return [*native_tests(), *measured, *sanitized("memcheck"), *sanitized("racecheck")]
 
 
 def chosen(words: list[str]) -> list[Piece]:

@@ -9,7 +9,10 @@ validations, checkpoints and the test.
 
 import argparse
 import json
+import os
+import signal
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -19,23 +22,29 @@ from remi_fast import api
 from remi_fast.config import Config, LossConfig, TrainConfig, as_dict
 
 
-def train(data: Path, config: Config) -> dict[str, Any]:
-    """Result, times and curve of one training, in a folder that is not kept."""
+def train(data: Path, config: Config, most_seconds: float) -> dict[str, Any]:
+    """Result, times and curve of one training, in a folder that is not kept; after so many seconds
+    it is interrupted, which leaves its curve so far."""
+    interrupt = threading.Timer(most_seconds, os.kill, (os.getpid(), signal.SIGINT))
+    interrupt.daemon = True
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         start = time.perf_counter()
-        result = api.train(data, run, config)
+        interrupt.start()
+        try:
+            result = api.train(data, run, config)
+        except KeyboardInterrupt:  # while the model was tested
+            result = {"interrupted": True}
+        interrupt.cancel()
         seconds = time.perf_counter() - start
-        log = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-        curve = [line for line in log if line.get("split") == "valid"]
-    steps_alone = result["train"]["seconds"]
+        text = (run / "metrics.jsonl").read_text(encoding="utf-8")
     return {
         "data": data.name,
         "config": as_dict(config),
-        "steps alone, s": steps_alone,
+        "steps alone, s": result.get("train", {}).get("seconds"),
         "in all, s": round(seconds, 1),
         "result": result,
-        "curve": curve,
+        "curve": [line for line in map(json.loads, text.splitlines()) if line.get("split")],
     }
 
 
@@ -48,6 +57,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=TrainConfig.batch_size)
     parser.add_argument("--beta", type=float, default=LossConfig.beta)
     parser.add_argument("--rr-lambda", type=float, default=LossConfig.rr_lambda)
+    parser.add_argument("--seconds", type=float, default=1e6, help="then it is interrupted")
     parser.add_argument("--save", help="name in bench/results/; not saved without it")
     arguments = parser.parse_args()
     config = Config(
@@ -58,8 +68,8 @@ def main() -> None:
             batch_size=arguments.batch_size,
         ),
     )
-    found = train(arguments.data, config)
-    for point in found["curve"]:
+    found = train(arguments.data, config, arguments.seconds)
+    for point in (each for each in found["curve"] if each["split"] == "valid"):
         print(f"step {point['step']:>8}: recall@50 {point['recall@50']:.4f}")
     print({name: value for name, value in found.items() if name not in ("curve", "config")})
     if arguments.save:

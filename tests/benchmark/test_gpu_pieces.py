@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import gpu_pieces, results, run_pieces
+from bench import gpu_pieces, results, run_pieces, training_curve
 from bench.gpu_pieces import Piece, chosen, pieces
 from bench.run_pieces import CANNOT, FAILED, LATE, PASSED, WAITING, main
+from remi_fast.config import Config, TrainConfig
 
 ROOT = Path(__file__).parents[2]
 FINE = Piece("fine", "", 60, ("json.tool", "--help"), ())
@@ -66,12 +67,15 @@ def test_whatever_runs_natively_on_a_gpu_is_a_piece():
 
 
 def test_pieces_are_chosen_by_name_or_by_its_beginning():
-    assert [piece.name for piece in chosen(["loss-128", "batches"])] == ["loss-128", "batches"]
-    assert [piece.name for piece in chosen(["update-128"])] == ["update-128"]
-    assert {piece.name for piece in chosen(["loss", "loss-128"])} == {
-        "loss-128",
-        "loss-1024",
-        "loss-8192",
+    def names(*words):
+        return [piece.name for piece in chosen(words)]
+
+    assert names("loss-128x1280", "batches") == ["loss-128x1280", "batches"]
+    assert names("update-128") == ["update-128"]
+    assert set(names("loss", "loss-128x1280")) == {
+        "loss-128x1280",
+        "loss-1024x10240",
+        "loss-8192x81920",
     }
     assert chosen([]) == pieces()
     with pytest.raises(ValueError, match="got 'nothing', expected of: .* training "):
@@ -169,9 +173,9 @@ def test_the_script_plans():
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
     assert [line.split()[:2] for line in done.stdout.splitlines()[:3]] == [
-        ["loss-128", "240"],
-        ["loss-1024", "240"],
-        ["loss-8192", "240"],
+        ["loss-128x1280", "240"],
+        ["loss-1024x10240", "240"],
+        ["loss-8192x81920", "240"],
     ]
     assert done.stdout.splitlines()[3] == "3 pieces, 720 s at most"
 
@@ -199,7 +203,7 @@ def test_pieces_import_little_more_than_torch():
 
 def test_pieces_run_with_little_more_than_torch(dataset, tmp_path, at_scale):
     """In their small forms; with --full all of them."""
-    few = ["steps-1e7", "training"]
+    few = ["steps-8192-10000000", "training"]
     data, kept = str(dataset.path), str(tmp_path)
     done = bare(
         *("-m", "bench.run_pieces", "--rehearse", *at_scale(few, [])),
@@ -223,3 +227,20 @@ def test_the_commit_comes_from_the_environment_where_there_is_no_git(monkeypatch
     assert results.commit() == "unknown"
     monkeypatch.setenv("REMI_FAST_COMMIT", "abc123")
     assert results.commit() == "abc123"
+
+
+def test_a_training_that_takes_too_long_leaves_its_curve(dataset):
+    config = Config(train=TrainConfig(steps=10**8, eval_every=10, batch_size=8, patience=10**6))
+    found = training_curve.train(dataset.path, config, most_seconds=2.0)
+    assert found["result"]["interrupted"] and found["in all, s"] < 60
+    valid = [point["step"] for point in found["curve"] if point["split"] == "valid"]
+    assert valid == list(range(10, 10 * len(valid) + 1, 10)) and valid
+    json.dumps(found)
+
+
+def test_a_training_is_kept_with_its_times(dataset):
+    config = Config(train=TrainConfig(steps=20, eval_every=10, batch_size=8))
+    found = training_curve.train(dataset.path, config, most_seconds=1e6)
+    assert 0 < found["steps alone, s"] < found["in all, s"] + 0.1
+    assert found["result"]["test"]["recall@50"] >= 0
+    assert [p["step"] for p in found["curve"] if p["split"] == "valid"] == [10, 20]

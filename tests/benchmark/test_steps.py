@@ -8,7 +8,7 @@ import torch
 
 from remi_fast.benchmark import steps
 from remi_fast.benchmark.phases import phases
-from remi_fast.benchmark.steps import PLAIN, REMI, Data, check, check_memory, compare
+from remi_fast.benchmark.steps import PLAIN, REMI, Data, check, check_memory, compare, contestants
 from remi_fast.benchmark.turns import compared, take_turns
 from remi_fast.cli import main
 from remi_fast.config import Config, TrainConfig
@@ -77,6 +77,15 @@ def test_contestants_that_differ_are_refused(monkeypatch, where):
         monkeypatch.setattr(torch.optim.Adam, "step", late)
     with pytest.raises(RuntimeError, match="do not compute the same"):
         check(Data(ITEMS, USERS), CONFIG)
+
+
+def test_who_takes_part():
+    def names(batch, peers):
+        return contestants(Data(ITEMS, USERS), TrainConfig(batch_size=batch), peers).keys()
+
+    assert names(1024, "none") == OURS
+    assert names(1024, "all") == OURS | EAGER | {"repaired and torch.compile"}
+    assert names(2048, "eager") == OURS | {"repaired: our loader, fused Adam"}
 
 
 def test_parts_add_up_and_training_is_not_disturbed():
