@@ -174,24 +174,29 @@ def go_through(todo: list[Piece], options: argparse.Namespace, free: int) -> dic
     return stands
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """0 if all pieces passed or cannot run here, 1 if not, 2 for bad usage."""
-    parser = argparse.ArgumentParser(prog="sh bench/run_gpu.sh", description=__doc__.split("\n")[0])
-    parser.add_argument("pieces", nargs="*", metavar="PIECE", help="all without; see --plan")
-    parser.add_argument("--plan", action="store_true", help="print pieces and limits, run nothing")
-    parser.add_argument("--again", action="store_true", help="also what has passed")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The options of the script."""
+    made = argparse.ArgumentParser(prog="sh bench/run_gpu.sh", description=__doc__.split("\n")[0])
+    made.add_argument("pieces", nargs="*", metavar="PIECE", help="all without; see --plan")
+    made.add_argument("--plan", action="store_true", help="print pieces and limits, run nothing")
+    made.add_argument("--again", action="store_true", help="also what has passed")
+    made.add_argument(
         "--within", type=float, default=float("inf"), metavar="SECONDS",
         help="start no piece whose limit would end later",
     )  # fmt: skip
-    parser.add_argument(
+    made.add_argument(
         "--rehearse", action="store_true", help="small forms, anywhere, into build/rehearsal"
     )
-    options = parser.parse_args(arguments)
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 if all pieces passed or cannot run here, 1 if not, 2 for bad usage."""
+    options = parser().parse_args(arguments)
     try:
         todo = chosen(options.pieces)
     except ValueError as error:
-        parser.error(str(error))
+        parser().error(str(error))
     if options.plan:
         for piece in todo:
             print(f"{piece.name:<36}{piece.limit:>5} s  {piece.what}")

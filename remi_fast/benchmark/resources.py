@@ -33,18 +33,20 @@ def table_traffic(places: float, distinct: float, dim: int) -> float:
 
 
 def peak_memory(make: Callable[[], Any], device: torch.device) -> tuple[Any, int | None]:
-    """What `make` makes, and the GPU memory in bytes that making and running it twice needed.
+    """What `make` makes, run twice, and the GPU memory in bytes that this needed.
 
     None on a CPU, whose allocator does not say.
     """
-    if device.type == "cpu":
-        return make(), None
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
     made = make()
     for _ in range(2):
         made.run()
+    if not on_gpu:
+        return made, None
     torch.cuda.synchronize()
     return made, torch.cuda.max_memory_allocated() - before
 

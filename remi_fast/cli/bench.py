@@ -153,6 +153,8 @@ def _show(case: dict[str, Any]) -> None:
         table.add_row(name, *cells)
     console = Console()
     console.print(table)
+    for name, reason in case["cannot"].items():
+        console.print(f"{name}: {reason}")
     cost, least = case["remi_by_plain"], case["floor"]
     console.print(
         f"REMI takes {cost['ratio']:.2f} times as long as plain sampled softmax "

@@ -6,12 +6,12 @@ import statistics
 import pytest
 import torch
 
-from remi_fast.benchmark import steps
+from remi_fast.benchmark import resources, steps
 from remi_fast.benchmark.phases import phases
 from remi_fast.benchmark.steps import PLAIN, REMI, Data, check, check_memory, compare, contestants
 from remi_fast.benchmark.turns import compared, take_turns
 from remi_fast.cli import main
-from remi_fast.config import Config, TrainConfig
+from remi_fast.config import Config, LossConfig, ModelConfig, TrainConfig
 from remi_fast.errors import ConfigError
 
 ITEMS, USERS, BATCH = 300, 40, 16
@@ -22,6 +22,13 @@ EAGER = {
     "repaired: our loader, fused Adam",
 }
 CONFIG = Config(train=TrainConfig(batch_size=BATCH))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_copies():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(resources.COPIED, "cpu", 1 << 16)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +93,29 @@ def test_who_takes_part():
     assert names(1024, "none") == OURS
     assert names(1024, "all") == OURS | EAGER | {"repaired and torch.compile"}
     assert names(2048, "eager") == OURS | {"repaired: our loader, fused Adam"}
+
+
+def test_a_peer_that_cannot_run_says_why(monkeypatch):
+    def no_compiler(*arguments, **options):
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    found = compare(Data(ITEMS, USERS), BATCH, peers="all", rounds=1, seconds=0.001)
+    assert found["cannot"] == {"repaired and torch.compile": "RuntimeError: no C++ compiler"}
+    assert found["contestants"].keys() == OURS | EAGER
+    monkeypatch.setattr(steps, "ours", no_compiler)
+    with pytest.raises(RuntimeError, match="no C"):
+        compare(Data(ITEMS, USERS), BATCH, peers="none", rounds=1, seconds=0.001)
+
+
+def test_the_engine_of_a_gpu_is_checked_like_the_other():
+    train = TrainConfig(batch_size=8, steps=100, backend="triton")  # interpreted without a GPU
+    config = Config(model=ModelConfig(dim=16), loss=LossConfig(num_negatives=32), train=train)
+    data = Data(60, 30)
+    found = check(data, config)
+    assert found["loss"] == pytest.approx(found["loss_of_peer"], rel=1e-5)
+    _, engine = steps.engine(data, config)
+    assert type(engine).__name__ == "DeviceStep" and len(engine.advance(3)) == 3
 
 
 def test_parts_add_up_and_training_is_not_disturbed():
