@@ -1,6 +1,6 @@
 """Run what waits for a GPU, piece by piece, each within its own time; go on where it was left.
 
-    sh bench/run_gpu.sh [--plan] [--again] [--within SECONDS] [--rehearse] [PIECE...]
+    sh bench/run_gpu.sh [--plan | --rehearse] [--again] [--within S] [--limit S] [PIECE...]
 
 A piece that passed is skipped. Results are bench/results/gpu_PIECE.json, gpu_pieces.json says how
 each piece ended, the output is build/gpu/PIECE.log; where OUT names a folder, all of it is in
@@ -17,6 +17,7 @@ import sys
 import tarfile
 import time
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,7 @@ def parser() -> argparse.ArgumentParser:
         "--within", type=float, default=float("inf"), metavar="SECONDS",
         help="start no piece whose limit would end later",
     )  # fmt: skip
+    made.add_argument("--limit", type=int, metavar="SECONDS", help="another one, of every piece")
     made.add_argument(
         "--rehearse", action="store_true", help="small forms, anywhere, into build/rehearsal"
     )
@@ -194,7 +196,7 @@ def main(arguments: list[str] | None = None) -> int:
     """0 if all pieces passed or cannot run here, 1 if not, 2 for bad usage."""
     options = parser().parse_args(arguments)
     try:
-        todo = chosen(options.pieces)
+        todo = [replace(p, limit=options.limit or p.limit) for p in chosen(options.pieces)]
     except ValueError as error:
         parser().error(str(error))
     if options.plan:

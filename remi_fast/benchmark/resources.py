@@ -62,7 +62,8 @@ def launched(run: Run, steps: int) -> dict[str, Any]:
 
 
 def counted(events: Iterable[Any], steps: int) -> dict[str, Any]:
-    """Of a profiler's events, a step: kernels, copies and fills, and microseconds by name."""
+    """Of a profiler's events, a step: kernels, copies and fills, and microseconds by name; nothing
+    where it saw no kernel."""
     kernels, copies, taken = 0, 0, Counter[str]()
     for event in events:
         if event.device_type != torch.autograd.DeviceType.CUDA or event.is_user_annotation:
@@ -72,6 +73,8 @@ def counted(events: Iterable[Any], steps: int) -> dict[str, Any]:
         else:
             kernels += 1
         taken[event.name] += event.time_range.elapsed_us()
+    if not kernels:
+        return {}
     return {
         "kernels": round(kernels / steps, 2),
         "copies": round(copies / steps, 2),

@@ -149,7 +149,7 @@ def _show(case: dict[str, Any]) -> None:
         cells = [f"{row['ms']:.3f}", f"{row['samples_per_s']:,}", ratio]
         cells.append(f"{row['share_of_floor']:.1%}")
         if on_gpu:
-            cells += [f"{row['kernels']:g}", f"{row['peak_bytes'] / 2**20:,.0f}"]
+            cells += [f"{row.get('kernels', '?')}", f"{row['peak_bytes'] / 2**20:,.0f}"]
         table.add_row(name, *cells)
     console = Console()
     console.print(table)
@@ -166,7 +166,7 @@ def _show(case: dict[str, Any]) -> None:
     )
     if on_gpu:
         first = next(iter(case["contestants"].values()))
-        parts = ", ".join(f"{name} {us:.1f}" for name, us in first["kernel_us"].items())
+        parts = ", ".join(f"{name} {us:.1f}" for name, us in first.get("kernel_us", {}).items())
         console.print(f"microseconds of a step with REMI, by kernel: {parts}")
     else:
         parts = ", ".join(f"{name} {ms:.3f}" for name, ms in case["phases_ms"].items())
