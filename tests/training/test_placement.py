@@ -103,6 +103,8 @@ def test_a_pop_model_is_counted_anywhere(gpu, dataset):
 def test_weights_of_a_gpu_are_loaded_without_one(monkeypatch, no_gpu):
     """A run that was trained by Triton: its model uses what there is."""
     monkeypatch.setattr(trainer.checkpoint, "load_weights", lambda *_: None)
-    monkeypatch.setattr(trainer.files, "standing", lambda path: SimpleNamespace(exists=lambda: True))
+    monkeypatch.setattr(
+        trainer.files, "standing", lambda path: SimpleNamespace(exists=lambda: True)
+    )
     model = trainer.load_model(SimpleNamespace(best=None), config(backend="triton"), 9)
     assert model.extractor.backend == "auto"
