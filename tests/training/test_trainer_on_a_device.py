@@ -19,7 +19,7 @@ from tests.training.test_trainer import log, same, tensors
 
 
 def config(backend="triton", **train):
-    chosen = {"batch_size": 3, "steps": 8, "eval_every": 4, "eval_users": 6, "threads": 1} | train
+    chosen = {"batch_size": 3, "steps": 6, "eval_every": 3, "eval_users": 2, "threads": 1} | train
     device = DEVICE if backend == "triton" else "cpu"
     return Config(
         model=ModelConfig(dim=4, num_interests=2, max_history=4),
@@ -31,14 +31,14 @@ def config(backend="triton", **train):
 
 @pytest.fixture(scope="module", autouse=True)
 def small(dataset):
-    """A line of the log every three steps; the test users are few."""
+    """A line of the log every two steps; the test users are few."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "LOG_EVERY", 3)
+        patch.setattr(module, "LOG_EVERY", 2)
         whole = module.Trainer.evaluate
         patch.setattr(
-            module.Trainer, "evaluate", lambda self, split, most=None: whole(self, split, 6)
+            module.Trainer, "evaluate", lambda self, split, most=None: whole(self, split, 2)
         )
-        patch.setattr("remi_fast.training.diagnostics.USERS", 6)
+        patch.setattr("remi_fast.training.diagnostics.USERS", 2)
         yield
 
 
@@ -51,7 +51,7 @@ def finished(dataset, tmp_path_factory):
 def test_it_trains_as_the_cpu_does(finished, dataset, tmp_path):
     run, result = finished
     native = api.train(dataset.path, tmp_path / "native", config("native"))
-    assert result["train"]["steps"] == native["train"]["steps"] == 8
+    assert result["train"]["steps"] == native["train"]["steps"] == 6
     for which in ("last", "best"):
         mine, its = tensors(run, which), tensors(tmp_path / "native", which)
         assert mine.keys() == its.keys()
@@ -60,7 +60,7 @@ def test_it_trains_as_the_cpu_does(finished, dataset, tmp_path):
     for mine, its in zip(log(run), log(tmp_path / "native"), strict=True):
         assert mine.pop("split", None) == its.pop("split", None)
         assert mine == pytest.approx(its, rel=1e-3, abs=1e-4)
-    assert [line["step"] for line in log(run) if "loss" in line] == [3, 6]
+    assert [line["step"] for line in log(run) if "loss" in line] == [2, 4, 6]
 
 
 def test_it_advances_from_stop_to_stop(dataset, tmp_path, monkeypatch):
@@ -71,11 +71,11 @@ def test_it_advances_from_stop_to_stop(dataset, tmp_path, monkeypatch):
         return whole(self, most)
 
     monkeypatch.setattr(DeviceStep, "advance", advance)
-    api.train(dataset.path, tmp_path / "run", config(checkpoint_every=5, steps=7))
-    assert asked == [3, 1, 1, 1, 1]  # 3, 4 (validation), 5 (checkpoint), 6, 7 (the end)
+    api.train(dataset.path, tmp_path / "run", config(checkpoint_every=5, steps=7, eval_every=20))
+    assert asked == [2, 2, 1, 1, 1]  # to 2, 4, 5 (checkpoint), 6, 7 (the end)
 
 
-@pytest.mark.parametrize("stops_at", [4, 6])
+@pytest.mark.parametrize("stops_at", [2, 4])
 def test_ctrl_c_and_resuming_change_no_bit(finished, dataset, tmp_path, monkeypatch, stops_at):
     whole, run = DeviceStep.advance, tmp_path / "run"
 
@@ -100,13 +100,13 @@ def test_the_last_good_checkpoint_stands(finished, dataset, tmp_path, monkeypatc
     whole, run = DeviceStep.advance, tmp_path / "run"
 
     def advance(self, most):
-        if self._optimizer.steps_taken == 6:
+        if self._optimizer.steps_taken == 4:
             self._made_of.model.extractor.w1.detach()[3, 1] = torch.nan
         return whole(self, most)
 
     with monkeypatch.context() as patch:
         patch.setattr(DeviceStep, "advance", advance)
-        with pytest.raises(NonFiniteError, match="step 6: extractor: weight w1: got nan in row 3"):
+        with pytest.raises(NonFiniteError, match="step 4: extractor: weight w1: got nan in row 3"):
             api.train(dataset.path, run, config())
     api.resume(run)
     assert same(tensors(run), tensors(finished[0])) and log(run) == log(finished[0])
