@@ -12,7 +12,7 @@ from remi_fast.config import Config, LossConfig, ModelConfig, OptimConfig, Train
 from remi_fast.data.device_loader import DeviceBatchLoader
 from remi_fast.data.loader import BatchLoader
 from remi_fast.errors import NonFiniteError
-from remi_fast.kernels import reference
+from remi_fast.kernels import ihn_loss_launch, reference, self_attentive_launch
 from remi_fast.kernels.negatives import sample_negatives
 from remi_fast.models.recommender import make_model
 from remi_fast.training import checkpoint, device_step
@@ -315,3 +315,35 @@ def test_a_bad_step_in_the_midst_of_others(monkeypatch):
     for one in (step, twin):
         one.model.table(torch.arange(ITEMS, device=DEVICE))
     assert same(bits(step), bits(twin)) and step.table_optimizer.steps_taken == 2
+
+
+def dtypes(arguments):
+    """What a launch multiplies in, by its arguments."""
+    problems = [x.dtype for x in arguments if isinstance(x, ihn_loss_launch.Problem)]
+    return problems or [x for x in arguments if isinstance(x, torch.dtype)]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_products_are_made_as_asked(monkeypatch, precision):
+    """In both passes; the interpreter rounds nothing. What torch was told before holds again."""
+    asked = []
+    for owner, name in (
+        (ihn_loss_launch, "forward"),
+        (ihn_loss_launch, "backward_negatives"),
+        (self_attentive_launch, "forward"),
+        (self_attentive_launch, "backward"),
+    ):
+
+        def noting(*arguments, whole=getattr(owner, name), **options):
+            asked.append((torch.get_float32_matmul_precision(), *dtypes(arguments)))
+            return whole(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, noting)
+    before = torch.get_float32_matmul_precision()
+    step, device = on_device(precision=precision)
+    device.advance(1)
+    expected = {"fp32": (before, torch.float32), "tf32": ("high", torch.float32)}
+    assert asked == 4 * [expected.get(precision, (before, torch.bfloat16))]
+    assert torch.get_float32_matmul_precision() == before
+    assert {x.dtype for x in tensors(step)} == {torch.float32}
+    assert not torch.is_autocast_enabled(DEVICE)

@@ -49,6 +49,14 @@ def test_triton_needs_a_gpu(no_gpu, monkeypatch):
         training_device(config(backend="triton"))
 
 
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_a_cpu_has_one_arithmetic(no_gpu, precision):
+    settings = Config(train=TrainConfig(precision=precision))
+    text = f"train.precision: got '{precision}' on a CPU, expected 'fp32'"
+    with pytest.raises(ConfigError, match=text):
+        training_device(settings)
+
+
 def test_with_a_gpu(gpu):
     for device in ("auto", "cuda"):
         for settings in (config(device), config(device, "triton", name="comirec-dr")):
