@@ -327,18 +327,20 @@ def dtypes(arguments):
 def test_products_are_made_as_asked(monkeypatch, precision):
     """In both passes; the interpreter rounds nothing. What torch was told before holds again."""
     asked = []
-    for owner, name in (
-        (ihn_loss_launch, "forward"),
-        (ihn_loss_launch, "backward_negatives"),
-        (self_attentive_launch, "forward"),
-        (self_attentive_launch, "backward"),
-    ):
 
-        def noting(*arguments, whole=getattr(owner, name), **options):
+    def watch(owner, name):
+        whole = getattr(owner, name)
+
+        def noting(*arguments, **options):
             asked.append((torch.get_float32_matmul_precision(), *dtypes(arguments)))
             return whole(*arguments, **options)
 
         monkeypatch.setattr(owner, name, noting)
+
+    watch(ihn_loss_launch, "forward")
+    watch(ihn_loss_launch, "backward_negatives")
+    watch(self_attentive_launch, "forward")
+    watch(self_attentive_launch, "backward")
     before = torch.get_float32_matmul_precision()
     step, device = on_device(precision=precision)
     device.advance(1)
