@@ -6,8 +6,9 @@ A whole run as `remi-fast train demo` does it, small enough for its steps to tak
 millisecond, with its logs, validations and checkpoints. Bars: after the warm-up memory grows by
 less than 1 MB an hour, and the 99th percentile of the step time is at most 1.5 times the median.
 
-The C library now and then gives some 10 MB back and takes them again within seconds; a leak raises
-the highest memory between two validations as it raises all others, so that is what has a slope.
+Memory is what the process made itself (heap, stacks): pages of files, such as libraries, come and
+go as the kernel likes. It also takes freed pages back for a moment, here 16 MB now and then; a leak
+raises the highest memory between two validations as it raises all others, so that has the slope.
 """
 
 import argparse
@@ -52,11 +53,12 @@ class MeasuredTrainer(Trainer):
         if self.step % SAMPLE_EVERY == 0:
             place = self.step // SAMPLE_EVERY - 1
             self.hours[place] = time.perf_counter() / 3600
-            self.megabytes[place] = self._resident() / 1e6
+            self.megabytes[place] = self._anonymous() / 1e6
 
-    def _resident(self) -> int:
+    def _anonymous(self) -> int:
         self._statm.seek(0)
-        return int(self._statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        _, resident, of_files, *_ = map(int, self._statm.read().split())
+        return (resident - of_files) * os.sysconf("SC_PAGE_SIZE")
 
 
 def config(steps: int) -> Config:

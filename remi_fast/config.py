@@ -163,7 +163,7 @@ class TrainConfig:
         seed: Seed of everything random.
         device: Where to train; auto is a GPU, if there is one that can train these settings.
         backend: Implementation of the operations; auto takes the fastest there is.
-        precision: Arithmetic of the training step.
+        precision: Arithmetic of the training step's matrix products; on a CPU fp32 only.
         threads: CPU threads; 0 is one a core.
     """
 
@@ -179,7 +179,7 @@ class TrainConfig:
     seed: int = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     backend: Literal["auto", "native", "reference", "triton"] = "auto"
-    precision: Literal["fp32"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     threads: int = 0
 
     def __post_init__(self) -> None:

@@ -32,6 +32,13 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def give_usual_mode(path: Path) -> None:
+    """Give a file the permissions of any new one: safetensors makes its files for their owner."""
+    mask = os.umask(0o077)  # it can only be read by setting it
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
 @contextmanager
 def storing(path: Path) -> Iterator[None]:
     """Turn an OSError of the block, which writes `path`, into a StorageError that names it."""

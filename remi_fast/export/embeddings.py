@@ -1,12 +1,12 @@
 """The item vectors as files: safetensors, Parquet, a faiss index."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from remi_fast import files
 from remi_fast.errors import StorageError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def save_safetensors(vectors: Floats, path: Path) -> None:
         save_file({NAME: vectors}, path)
     except SafetensorError as error:
         raise StorageError(f"{path}: cannot be written ({error})") from error
-    path.chmod(0o666 & ~_umask())  # safetensors makes it for its owner alone
+    files.give_usual_mode(path)
 
 
 def save_parquet(vectors: Floats, items: "pl.DataFrame", path: Path) -> None:
@@ -51,10 +51,3 @@ def save_index(index: Any, path: Path) -> None:
 
     with open(path, "wb") as file:
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
-
-
-def _umask() -> int:
-    """The process's, which can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

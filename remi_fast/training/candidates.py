@@ -92,7 +92,7 @@ class Candidates:
         """The candidates of a batch with these targets (B,); step as in `sample_negatives`."""
         if self._catalogue is not None:
             return self._catalogue, None
-        ids = target.long()
+        ids = target.long() if self.with_targets else target
         if self.draws:
             drawn = sample_negatives(
                 self.num,

@@ -52,9 +52,9 @@ class DeviceStep:
         """
         first, count = self._optimizer.steps_taken, min(most, _READ_AT_ONCE)
         growing = min(count, max(0, self._loss.beta_warmup - first))  # steps of another beta each
+        self._optimizer.announce(count)
         if self._replay is None and count - growing >= self._steps_a_replay:
             self._replay = self._recorded()
-        self._optimizer.announce(count)
         step, end = first, first + count
         while step < end:
             if self._replay and step >= first + growing and end - step >= self._steps_a_replay:

@@ -36,6 +36,11 @@ def training_device(config: Config) -> torch.device:
         _check_triton(device)
         if reason:
             raise ConfigError(f"{reason}; others train with train.device 'cpu'")
+    elif config.train.precision != "fp32":
+        raise ConfigError(
+            f"train.precision: got {config.train.precision!r} on a CPU, expected 'fp32'"
+            + (f" ({reason})" if reason else "")
+        )
     return device
 
 

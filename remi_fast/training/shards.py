@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from remi_fast import files
 from remi_fast.errors import CorruptFileError, NonFiniteError, StorageError
 from remi_fast.kernels.finite import all_finite, first_non_finite
 
@@ -75,6 +76,7 @@ def write(
             save_file(content, paths[-1])
         except SafetensorError as error:
             raise StorageError(f"{paths[-1]}: cannot be written ({error})") from error
+        files.give_usual_mode(paths[-1])
     return paths
 
 

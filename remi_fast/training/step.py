@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from remi_fast.optim import DeferredAdam
 from remi_fast.training.candidates import Candidates
 from remi_fast.training.dense_adam import DenseAdam
 from remi_fast.training.objective import Losses, Objective
+from remi_fast.training.precision import arithmetic
 
 RESERVED_STEPS = 1 << 20  # whose step sizes take 46 MB; of a longer training they grow on the way
 
@@ -52,6 +54,7 @@ class TrainingStep:
         self.table_optimizer = DeferredAdam(model.table, lr=lr, backend=backend)
         self.table_optimizer.reserve(min(config.train.steps, RESERVED_STEPS))
         self.dense_optimizer = DenseAdam(model.extractor.parameters(), lr, backend=backend)
+        self._arithmetic = partial(arithmetic, config.train.precision, model.table.weight.device)
         self._weights = dict(model.extractor.named_parameters())
         self._loss_gradients: dict[tuple[float, int], Tensor] = {}
 
@@ -96,19 +99,20 @@ class TrainingStep:
         history_rows, target_rows, negative_rows = self.model.table.lookup(
             history, target, negatives
         )
-        interests, routing = self.model.extractor(history_rows, length, step)
-        return self.objective(
-            step,
-            interests,
-            target_rows,
-            negative_rows,
-            routing,
-            log_q=log_q,
-            log_scale=self.candidates.log_scale,
-            target_ids=target if mask_hits else None,
-            negative_ids=negatives if mask_hits else None,
-            beta=beta,
-        )
+        with self._arithmetic():
+            interests, routing = self.model.extractor(history_rows, length, step)
+            return self.objective(
+                step,
+                interests,
+                target_rows,
+                negative_rows,
+                routing,
+                log_q=log_q,
+                log_scale=self.candidates.log_scale,
+                target_ids=target if mask_hits else None,
+                negative_ids=negatives if mask_hits else None,
+                beta=beta,
+            )
 
     def backward(self, ranking: Tensor, rr: Tensor | None) -> None:
         """Gradients of `total_loss`, for the optimizers to collect."""
@@ -116,7 +120,8 @@ class TrainingStep:
         if rr is not None and self.config.loss.rr_lambda > 0:
             losses.append(rr)
             gradients.append(self._mean_gradient(rr_weight(self.config.loss.rr_lambda), rr))
-        torch.autograd.backward(losses, gradients)
+        with self._arithmetic():
+            torch.autograd.backward(losses, gradients)
 
     def _mean_gradient(self, weight: float, losses: Tensor) -> Tensor:
         """That of weight * mean(losses); always the same tensor, which costs a GPU no kernel."""

@@ -17,9 +17,14 @@ BACKENDS = ("triton", "reference")
 IDS = [0, 3, 39, 3, 12, 0, 40, -1, 5, 17, 21]  # padding, twice the same, outside the table
 
 
+def shape_triton(monkeypatch):
+    """Several programs of every kind."""
+    monkeypatch.setattr(launches, "_ELEMENTS", 32)
+
+
 @pytest.fixture(autouse=True)
 def few_elements(monkeypatch):
-    monkeypatch.setattr(launches, "_ELEMENTS", 32)  # several programs of every kind
+    shape_triton(monkeypatch)
 
 
 def make(rr=True, dim=DIM):

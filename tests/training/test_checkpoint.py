@@ -84,6 +84,13 @@ def test_a_small_group_is_one_plain_file(tmp_path):
         assert list(file.keys()) == ["weight"]
 
 
+def test_other_users_may_read_the_files(tmp_path):
+    """As any new file of this process: safetensors makes its own for their owner alone."""
+    (tmp_path / "any").touch()
+    (path,) = shards.write(tmp_path, "group", {"x": torch.zeros(3)})
+    assert path.stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
 def test_training_continues_from_shards_with_the_same_bits(monkeypatch, tmp_path):
     sharded(monkeypatch)
     first = make()
