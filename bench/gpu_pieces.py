@@ -125,6 +125,10 @@ def steps() -> list[Piece]:
             what = f"whole steps and their peers, batch {batch}, {items:,} items"
             gib = 70 if large else 20
             found.append(_benchmark(f"steps-{batch}-{items}", what, 240, words, small, gib))
+        words = f"whole_steps --batch-size {batch} --precision tf32 bf16 --rounds 5 --seconds 0.5"
+        what = f"whole steps and their peers, batch {batch}, tf32 and bf16"
+        halves = f"{small} --precision fp32"
+        found.append(_benchmark(f"steps-{batch}-half", what, 400, words, halves, gib=20))
     return found
 
 

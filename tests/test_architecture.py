@@ -17,6 +17,7 @@ ALLOWED = {
         "training.step",
         "training.engines",
         "training.placement",
+        "training.precision",
         "models.recommender",
         "data.loader",
         "kernels",

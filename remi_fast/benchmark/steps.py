@@ -7,7 +7,7 @@ First the losses and the tables after one step are compared on the same batch.
 import os
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,11 +23,13 @@ from remi_fast.kernels.negatives import sample_negatives
 from remi_fast.models.recommender import make_model
 from remi_fast.training.engines import Engine, make_engine
 from remi_fast.training.placement import training_device
+from remi_fast.training.precision import arithmetic
 from remi_fast.training.step import TrainingStep
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 REMI, PLAIN = "remi-fast, REMI", "remi-fast, plain sampled softmax"
 MEAN_LENGTH = 15  # interactions of a generated user
+NEGATIVES = 10  # drawn for each sample of a batch, as published; shared by the batch
 LARGEST_PUBLISHED = 1024  # batch: beyond it the Python iterator takes seconds, or tens of them
 STEPS_A_CALL = {"cpu": 1, "cuda": 100}  # of remi-fast: as many as `train` makes between log lines
 
@@ -96,8 +98,9 @@ def eager(
         history, length, target = (x.to(device, non_blocking=True) for x in next(batches))
         negatives = torch.randint(1, data.num_items, (loss.num_negatives,), device=device)
         optimizer.zero_grad()
-        value = forward(history, length, target, negatives, loss.beta, loss.rr_lambda)
-        value.backward()
+        with arithmetic(config.train.precision, device):
+            value = forward(history, length, target, negatives, loss.beta, loss.rr_lambda)
+            value.backward()
         optimizer.step()
         if not fused:  # as published: the host looks at every loss
             value.item()
@@ -111,26 +114,32 @@ def tensors(loader: BatchLoader) -> Iterator[Batch]:
         yield batch.history.long(), batch.length, batch.target.long()
 
 
-def contestants(data: Data, train: TrainConfig, peers: str) -> dict[str, Callable[[], Contestant]]:
+def settings(batch_size: int, precision: str = "fp32") -> Config:
+    """The published settings, but for these."""
+    return Config(
+        loss=LossConfig(num_negatives=NEGATIVES * batch_size),
+        train=TrainConfig(batch_size=batch_size, precision=precision),  # type: ignore[arg-type]
+    )
+
+
+def contestants(data: Data, config: Config, peers: str) -> dict[str, Callable[[], Contestant]]:
     """By name, what makes it; the first is what the others are compared with.
 
     peers: "none", "eager" (the published recipe, and that repaired) or "all" (also compiled).
     """
-    whole = LossConfig()
     parts = {
-        REMI: whole,
-        "remi-fast, IHN only": LossConfig(rr_lambda=0.0),
-        "remi-fast, RR only": LossConfig(beta=0.0),
-        PLAIN: LossConfig(beta=0.0, rr_lambda=0.0),
+        REMI: config.loss,
+        "remi-fast, IHN only": replace(config.loss, rr_lambda=0.0),
+        "remi-fast, RR only": replace(config.loss, beta=0.0),
+        PLAIN: replace(config.loss, beta=0.0, rr_lambda=0.0),
     }
     made: dict[str, Callable[[], Contestant]] = {
-        name: lambda loss=loss: ours(data, Config(loss=loss, train=train))  # type: ignore[misc]
+        name: lambda loss=loss: ours(data, replace(config, loss=loss))  # type: ignore[misc]
         for name, loss in parts.items()
     }
     if peers == "none":
         return made
-    config = Config(loss=whole, train=train)
-    size, width = train.batch_size, config.model.max_history
+    size, width = config.train.batch_size, config.model.max_history
 
     def published(matrices: bool) -> Contestant:
         batches = python_iterator(data.histories, size, width, matrices=matrices)
@@ -152,19 +161,18 @@ def contestants(data: Data, train: TrainConfig, peers: str) -> dict[str, Callabl
 
 
 def compare(
-    data: Data, batch_size: int, *, peers: str, rounds: int, seconds: float
+    data: Data, config: Config, *, peers: str, rounds: int, seconds: float
 ) -> dict[str, Any]:
     """One case: what was checked, each contestant's times, and REMI by plain sampled softmax.
 
     seconds: of each contestant's turn in each of the rounds. `check_memory` says what does not fit.
     """
-    config = Config(train=TrainConfig(batch_size=batch_size))
-    device = training_device(config)
-    checked = check(data, config)
+    device, batch_size = training_device(config), config.train.batch_size
+    checked = check(data, replace(config, train=replace(config.train, precision="fp32")))
     runs: dict[str, Contestant] = {}
     memory: dict[str, int | None] = {}
     cannot: dict[str, str] = {}
-    for name, make in contestants(data, config.train, peers).items():
+    for name, make in contestants(data, config, peers).items():
         try:
             runs[name], memory[name] = resources.peak_memory(make, device)
         except Exception as reason:  # somebody else's compiler: whatever it raises is its answer
@@ -186,6 +194,7 @@ def compare(
     cost = {"ratio": round(statistics.median(ratios), 3)}
     cost |= {"lowest": round(min(ratios), 3), "highest": round(max(ratios), 3)}
     head = {"batch_size": batch_size, "items": data.num_items, "device": device.type}
+    head |= {"precision": config.train.precision, "negatives": config.loss.num_negatives}
     head |= {"checked": checked, "floor": least, "cannot": cannot}
     return head | {"remi_by_plain": cost, "contestants": table}
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
     from remi_fast.benchmark.steps import Data
+    from remi_fast.config import Config
 
 PHASE_STEPS = 200
 
@@ -25,6 +26,13 @@ def add_arguments(parser: "ArgumentParser") -> None:
         nargs="+",
         default=[368_000],
         help="rows of the item table, padding included; one case for each",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "tf32", "bf16"),
+        nargs="+",
+        default=["fp32"],
+        help="of matrix products, everyone's; one case for each (tf32 and bf16 on a GPU only)",
     )
     parser.add_argument(
         "--peers",
@@ -66,16 +74,20 @@ def run(arguments: Any) -> int:
 def measured(arguments: Any) -> Iterator[dict[str, Any]]:
     """Check the arguments, then measure one case after the other."""
     _check(arguments)
-    from remi_fast.benchmark.steps import Data, check_memory
+    from remi_fast.benchmark.steps import Data, check_memory, settings
+    from remi_fast.training.placement import training_device
     from remi_fast.training.trainer import set_threads
 
     set_threads(arguments.threads)
+    configs = [settings(b, p) for b in arguments.batch_size for p in arguments.precision]
+    for config in configs:
+        training_device(config)  # what it cannot train it says
     for items in arguments.num_items:
         check_memory(items, arguments.peers)
     for items in arguments.num_items:
         data = Data(items, arguments.users)
-        for batch_size in arguments.batch_size:
-            yield _case(data, batch_size, arguments)
+        for config in configs:
+            yield _case(data, config, arguments)
 
 
 def _check(arguments: Any) -> None:
@@ -115,20 +127,18 @@ def _drawing() -> Any:
     return draw
 
 
-def _case(data: "Data", batch_size: int, arguments: Any) -> dict[str, Any]:
+def _case(data: "Data", config: "Config", arguments: Any) -> dict[str, Any]:
     from remi_fast.benchmark.phases import phases
     from remi_fast.benchmark.steps import compare
-    from remi_fast.config import Config, TrainConfig
 
     case = compare(
         data,
-        batch_size,
+        config,
         peers=arguments.peers,
         rounds=arguments.rounds,
         seconds=arguments.seconds,
     )
     if case["device"] == "cpu":  # on a GPU the kernels' times say it
-        config = Config(train=TrainConfig(batch_size=batch_size))
         case["phases_ms"] = phases(data, config, PHASE_STEPS)
     return case
 
@@ -137,7 +147,8 @@ def _show(case: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    title = f"batch {case['batch_size']:,}, {case['items']:,} items, {case['device']}"
+    title = f"batch {case['batch_size']:,}, {case['items']:,} items"
+    title += f", {case['negatives']:,} negatives, {case['device']}, {case['precision']}"
     on_gpu = ["kernels", "peak MiB"] if case["device"] == "cuda" else []
     columns = ["ms a step", "samples/s", "against the first", "of floor", *on_gpu]
     table = Table("", title=title)

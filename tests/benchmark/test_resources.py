@@ -80,7 +80,7 @@ def test_the_floor_is_of_the_rows_of_a_batch(monkeypatch):
 
 def test_shares_of_the_floor(monkeypatch):
     monkeypatch.setattr(steps, "floor", lambda *_: {"bytes": 1, "bytes_per_s": 1, "ms": 0.01})
-    case = steps.compare(Data(300, 40), 16, peers="none", rounds=1, seconds=0.001)
+    case = steps.compare(Data(300, 40), steps.settings(16), peers="none", rounds=1, seconds=0.001)
     for row in case["contestants"].values():
         assert row["share_of_floor"] == pytest.approx(0.01 / row["ms"], abs=1e-4)
         assert "peak_bytes" not in row and "kernels" not in row  # of a GPU
@@ -91,7 +91,7 @@ def test_a_contestant_of_several_steps_is_timed_by_the_step(monkeypatch):
     monkeypatch.setattr(resources, "copy_bandwidth", lambda _: 1e9)
     monkeypatch.setattr(steps, "take_turns", lambda runs, *_: {name: [6.0] for name in runs})
     monkeypatch.setitem(steps.STEPS_A_CALL, "cpu", 3)
-    case = steps.compare(Data(300, 40), 16, peers="eager", rounds=1, seconds=0)
+    case = steps.compare(Data(300, 40), steps.settings(16), peers="eager", rounds=1, seconds=0)
     times = {name: row["ms"] for name, row in case["contestants"].items()}
     assert times[steps.REMI] == 2 and times["published, without them"] == 6
 
@@ -108,7 +108,8 @@ def test_what_is_known_of_a_gpu_is_shown(capsys):
     row |= {"share_of_floor": 0.0383, "kernels": 11.5, "peak_bytes": 300 << 20}
     row |= {"kernel_us": {"loss": 12.34}}
     case = {
-        "batch_size": 128, "items": 368_000, "device": "cuda", "contestants": {"remi-fast": row},
+        "batch_size": 128, "items": 368_000, "device": "cuda", "precision": "bf16",
+        "contestants": {"remi-fast": row}, "negatives": 1280,
         "remi_by_plain": {"ratio": 1.0, "lowest": 1.0, "highest": 1.0},
         "cannot": {"compiled": "Error: no compiler"},
         "floor": {"bytes": 8.1e6, "bytes_per_s": 4.3e12, "ms": 0.0019},

@@ -21,7 +21,7 @@ EAGER = {
     "published, without them",
     "repaired: our loader, fused Adam",
 }
-CONFIG = Config(train=TrainConfig(batch_size=BATCH))
+CONFIG = steps.settings(BATCH)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,12 +33,13 @@ def small_copies():
 
 @pytest.fixture(scope="module")
 def case():
-    return compare(Data(ITEMS, USERS), BATCH, peers="eager", rounds=3, seconds=0.001)
+    return compare(Data(ITEMS, USERS), CONFIG, peers="eager", rounds=3, seconds=0.001)
 
 
 def test_everyone_takes_part(case):
     assert case["contestants"].keys() == OURS | EAGER
-    assert (case["batch_size"], case["items"]) == (BATCH, ITEMS)
+    assert (case["batch_size"], case["items"], case["negatives"]) == (BATCH, ITEMS, 10 * BATCH)
+    assert (case["device"], case["precision"]) == ("cpu", "fp32")
     for row in case["contestants"].values():
         assert len(row["rounds"]) == 3 and min(row["rounds"]) > 0
         assert row["ms"] == pytest.approx(statistics.median(row["rounds"]), abs=1e-3)
@@ -88,7 +89,7 @@ def test_contestants_that_differ_are_refused(monkeypatch, where):
 
 def test_who_takes_part():
     def names(batch, peers):
-        return contestants(Data(ITEMS, USERS), TrainConfig(batch_size=batch), peers).keys()
+        return contestants(Data(ITEMS, USERS), steps.settings(batch), peers).keys()
 
     assert names(1024, "none") == OURS
     assert names(1024, "all") == OURS | EAGER | {"repaired and torch.compile"}
@@ -100,12 +101,12 @@ def test_a_peer_that_cannot_run_says_why(monkeypatch):
         raise RuntimeError("no C++ compiler")
 
     monkeypatch.setattr(torch, "compile", no_compiler)
-    found = compare(Data(ITEMS, USERS), BATCH, peers="all", rounds=1, seconds=0.001)
+    found = compare(Data(ITEMS, USERS), CONFIG, peers="all", rounds=1, seconds=0.001)
     assert found["cannot"] == {"repaired and torch.compile": "RuntimeError: no C++ compiler"}
     assert found["contestants"].keys() == OURS | EAGER
     monkeypatch.setattr(steps, "ours", no_compiler)
     with pytest.raises(RuntimeError, match="no C"):
-        compare(Data(ITEMS, USERS), BATCH, peers="none", rounds=1, seconds=0.001)
+        compare(Data(ITEMS, USERS), CONFIG, peers="none", rounds=1, seconds=0.001)
 
 
 def test_the_engine_of_a_gpu_is_checked_like_the_other():
@@ -142,7 +143,7 @@ def test_what_does_not_fit_is_refused():
 
 def test_the_command(tmp_path, capsys):
     words = ["bench", "--num-items", "200", "300", "--batch-size", "8", "--users", "30"]
-    words += ["--rounds", "1", "--seconds", "0.001", "--peers", "none"]
+    words += ["--rounds", "1", "--seconds", "0.001", "--peers", "none", "--threads", "1"]
     assert main([*words, "--json", "--out", str(tmp_path / "a.json")]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / "a.json").read_text())
@@ -153,6 +154,28 @@ def test_the_command(tmp_path, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "batch 8, 300 items" in shown and "times as long as plain sampled softmax" in shown
     assert "the rest" in shown and "of floor" in shown and "floor: " in shown
+
+
+def test_precision_is_of_a_gpu(capsys):
+    words = ["bench", "--num-items", "200", "--users", "200", "--precision", "fp32", "bf16"]
+    assert main(words) == 2
+    assert "train.precision: got 'bf16' on a CPU" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("precision, dtype", [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_peers_have_the_same_arithmetic(monkeypatch, precision, dtype):
+    config = Config(train=TrainConfig(batch_size=8, precision=precision, backend="triton"))
+    seen = []
+    whole = steps.EagerModel.forward
+
+    def forward(*arguments):
+        seen.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
+        return whole(*arguments)
+
+    monkeypatch.setattr(steps.EagerModel, "forward", forward)
+    data = Data(60, 30)
+    steps.eager(data, config, steps.tensors(data.loader(config)), fused=True).run()
+    assert seen == [dtype]
 
 
 def test_the_picture(case, tmp_path):
