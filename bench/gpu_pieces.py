@@ -41,7 +41,7 @@ def native_tests() -> list[Piece]:
     for path in sorted(ROOT.glob("tests/**/test_*.py")):
         if re.search(r"^from tests\.device import", path.read_text(encoding="utf-8"), re.M):
             file = str(path.relative_to(ROOT))
-            name = "tests-" + path.stem.removeprefix("test_").replace("_", "-")
+            name = re.sub(r"[/_]+", "-", file.removesuffix(".py").replace("test_", ""))
             words = ("pytest", "-q", "-p", "no:cacheprovider", file)
             found.append(Piece(name, f"{file}, natively", 240, words, ("--collect-only",)))
     return found

@@ -201,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser().error(str(error))
     if options.plan:
         for piece in todo:
-            print(f"{piece.name:<36}{piece.limit:>5} s  {piece.what}")
+            print(f"{piece.name:<40}{piece.limit:>4} s  {piece.what}")
         print(f"{len(todo)} pieces, {sum(piece.limit for piece in todo)} s at most")
         return 0
     free = free_gpu_memory()
@@ -214,7 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
     stands = go_through(todo, options, free)
     print()
     for name, how in stands.items():
-        print(f"{name:<36}{how}")
+        print(f"{name:<40}{how}")
     fine = all(how.startswith((PASSED, CANNOT)) for how in stands.values())
     return 0 if fine else 1
 
