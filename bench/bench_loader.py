@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from bench.batches_in_turns import drawn
 from remi_fast.benchmark.generated import sequences, spans
 from remi_fast.benchmark.peers import python_iterator
-from remi_fast.data.device_loader import DeviceBatchLoader
 from remi_fast.data.loader import BatchLoader
 
 BATCH, HISTORY = 128, 20
@@ -77,25 +77,10 @@ def test_drawn_on_the_gpu(benchmark, data, sampling, batch_size):
     items, offsets = data
     benchmark.group = "loader"
     benchmark.extra_info["samples_per_round"] = DRAWS * batch_size
-    arguments = {
-        "batch_size": batch_size, "max_history": HISTORY, "seed": 1, "sampling": sampling
-    }  # fmt: skip
-    step = torch.zeros(1, dtype=torch.int64, device="cuda")
-    loader = DeviceBatchLoader(items, *spans(offsets), device="cuda", **arguments)
-    with loader, BatchLoader(items, *spans(offsets), **arguments) as theirs:
-        graph = torch.cuda.CUDAGraph()
-        loader.draw(step)
-        with torch.cuda.graph(graph):
-            for _ in range(DRAWS):
-                batch = loader.draw(step)
-                step += 1
-        step.zero_()
-        graph.replay()
-        for drawn, expected in zip(batch[1:], theirs.batch(DRAWS - 1)[1:], strict=True):
-            assert torch.equal(drawn.cpu(), expected)
+    replay = drawn((items, *spans(offsets)), batch_size, sampling, DRAWS)
 
     def run():
-        graph.replay()
+        replay()
         torch.cuda.synchronize()
 
     benchmark.pedantic(run, rounds=10, warmup_rounds=2)

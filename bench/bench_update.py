@@ -1,4 +1,5 @@
-"""Gather, catch-up and update of one step's rows, warm: DeferredAdam, torch's Adam, SparseAdam.
+"""Gather, catch-up and update of one step's rows, warm: DeferredAdam, torch's Adam, SparseAdam,
+FBGEMM where it is installed.
 
 At 10 M rows dense Adam needs 10 GiB of memory. Correctness first: `bench.update_in_turns` has the
 check, and the ratios.
@@ -7,8 +8,9 @@ check, and the ratios.
 import pytest
 import torch
 
+from bench import fbgemm_peer
 from bench.update_contestants import Update, contestants
-from bench.update_in_turns import DEVICE, check
+from bench.update_in_turns import DEVICE, check, check_fbgemm
 from remi_fast.training.trainer import set_threads
 
 UPDATES = [
@@ -30,6 +32,7 @@ CASES = [
 def correct():
     set_threads(0)
     assert check() < 1e-4
+    assert fbgemm_peer.unavailable() or check_fbgemm() < 1e-3
 
 
 @pytest.mark.parametrize("update, name", CASES)

@@ -37,6 +37,7 @@ from remi_fast.kernels import (
     device_batches_launch,
     ihn_loss_launch,
     self_attentive_launch,
+    step_guard_launch,
 )
 
 BUDGETS = Path(__file__).parent / "compile_budgets.json"
@@ -49,6 +50,7 @@ _LAUNCHING = (
     device_batches_launch,
     ihn_loss_launch,
     self_attentive_launch,
+    step_guard_launch,
 )
 _WITH_DOTS = ("partials", "negative_gradients")  # kernels that multiply matrices
 

@@ -18,8 +18,10 @@ from remi_fast.kernels import deferred_adam_launch as adam
 from remi_fast.kernels import device_batches_launch as batches
 from remi_fast.kernels import ihn_loss_launch as launches
 from remi_fast.kernels import self_attentive_launch as attention
+from remi_fast.kernels import step_guard_launch as guards
 from remi_fast.kernels.deferred_adam_state import AdamState, StepTable
 from remi_fast.kernels.device_batches import Buffers, Sequences
+from remi_fast.kernels.step_guard import StepGuard, StepMade
 
 # Name: dtype of the tensors, dtype of the products, torch's float32 matmul precision.
 ARITHMETIC = {
@@ -66,7 +68,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class AdamVariant:
-    """One operation of deferred Adam: gather, read, update or flush."""
+    """One operation of deferred Adam: gather, read, update, guarded update or flush."""
 
     operation: str
     dim: int = 64
@@ -127,7 +129,19 @@ class BatchVariant:
         return f"{self.sampling} L{self.history} users={self.users}{step}"
 
 
-AnyVariant = Variant | AdamVariant | CapsuleVariant | BatchVariant | AttentionVariant
+@dataclass(frozen=True)
+class GuardVariant:
+    """The look at a step of ComiRec-SA."""
+
+    dim: int = 64
+    rr: bool = True
+    arithmetic: str = "guard"
+
+    def __str__(self) -> str:
+        return f"{self.arithmetic} d{self.dim}{'' if self.rr else ' no rr'}"
+
+
+AnyVariant = GuardVariant | Variant | AdamVariant | CapsuleVariant | BatchVariant | AttentionVariant
 
 
 def _capsules(**sizes: Any) -> list[CapsuleVariant]:
@@ -143,8 +157,11 @@ def _attention(arithmetic: str) -> list[AttentionVariant]:
     return [AttentionVariant(arithmetic, **size) for size in sizes]
 
 
+_ADAM_OPERATIONS = "gather", "read", "update", "guarded update", "flush"
+
+
 def _adam(**sizes: Any) -> list[AdamVariant]:
-    return [AdamVariant(name, **sizes) for name in ("gather", "read", "update", "flush")]
+    return [AdamVariant(name, **sizes) for name in _ADAM_OPERATIONS]
 
 
 def _batches(**sizes: Any) -> list[BatchVariant]:
@@ -159,7 +176,7 @@ def benchmarked() -> list[AnyVariant]:
     variants = [Variant(a, b, **timed) for a, b in product(TENSOR_CORES, BATCHES)]
     variants += [Variant(name, **trained) for name in TENSOR_CORES]
     attention = [AttentionVariant(a, b) for a, b in product(TENSOR_CORES, BATCHES)]
-    return [*variants, *_adam(), *_capsules(), *_batches(), *attention]
+    return [*variants, *_adam(), *_capsules(), *_batches(), *attention, GuardVariant()]
 
 
 def shipped() -> list[AnyVariant]:
@@ -197,6 +214,7 @@ def shipped() -> list[AnyVariant]:
     for history in BATCH_HISTORIES:
         variants += _batches(history=history)
     variants.append(BatchVariant("replacement"))
+    variants += [GuardVariant(dim, rr) for dim in (1, 50, 256) for rr in (True, False)]
     return list(dict.fromkeys(variants))
 
 
@@ -211,16 +229,22 @@ def run(variant: AnyVariant) -> None:
             _call_attention(variant)
     elif isinstance(variant, BatchVariant):
         _call_batches(variant)
+    elif isinstance(variant, GuardVariant):
+        _call_guard(variant)
     else:
         with _precision(variant.arithmetic):
             _forward_and_backward(variant)
 
 
-def _call_adam(variant: AdamVariant) -> None:
-    state = AdamState(
-        *(_empty(_ITEMS, variant.dim, dtype=torch.float32) for _ in range(3)),
+def _adam_state(dim: int) -> AdamState:
+    return AdamState(
+        *(_empty(_ITEMS, dim, dtype=torch.float32) for _ in range(3)),
         stamp=_empty(_ITEMS, dtype=torch.int32),
     )
+
+
+def _call_adam(variant: AdamVariant) -> None:
+    state = _adam_state(variant.dim)
     steps, ids = StepTable(*variant.betas, 1e-8), _empty(_GATHERED, dtype=torch.int64)
     rows = adam.sort_ids(ids, _ITEMS)
     if variant.operation == "gather":
@@ -228,11 +252,26 @@ def _call_adam(variant: AdamVariant) -> None:
         adam.read(state, steps, ids, up_to_date=True)
     elif variant.operation == "read":
         adam.read(state, steps, ids)
-    elif variant.operation == "update":
+    elif variant.operation.endswith("update"):
         gradients = _empty(_GATHERED, variant.dim, dtype=torch.float32)
-        adam.update(state, steps, rows, gradients)
+        found_inf = _empty(dtype=torch.float32) if "guarded" in variant.operation else None
+        adam.update(state, steps, rows, gradients, found_inf)
     else:
         adam.catch_up(state, steps, None)
+
+
+def _call_guard(variant: GuardVariant) -> None:
+    dim, loss = variant.dim, _empty(_BATCH, dtype=torch.float32)
+    shapes = (_HISTORY, dim), (dim, 4 * dim), (4 * dim, 4)
+    made = StepMade(
+        ranking=loss,
+        rr=loss if variant.rr else None,
+        ids=_empty(_GATHERED, dtype=torch.int64),
+        gradients=_empty(_GATHERED, dim, dtype=torch.float32),
+        dense=[_empty(*shape, dtype=torch.float32) for shape in shapes for _ in range(4)],
+    )
+    guard, step = StepGuard(1000, torch.device("meta")), _empty(1, dtype=torch.int64)
+    guards.look(guard, step, made, _adam_state(dim), 12_800.0)
 
 
 def _call_capsules(variant: CapsuleVariant) -> None:

@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--save", help="name in bench/results/; not saved without it")
     arguments = parser.parse_args()
     set_threads(0)
-    run = ours(Data(arguments.items, 100_000), Config())
+    run = ours(Data(arguments.items, 100_000), Config()).run
     for _ in range(500):
         run()
     taken: dict[str, list[float]] = {name: [] for name in CONTESTANTS}

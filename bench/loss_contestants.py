@@ -5,6 +5,7 @@ the sampled softmax (beta 0, no routing regularizer), the others REMI (IHN + RR)
 """
 
 import importlib.util
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -106,7 +107,8 @@ def _rows(x: LossInputs) -> tuple[Tensor, Tensor, dict[str, object]]:
     if not x.size.catalogue:
         return x.target, x.negatives, {}
     ids = torch.arange(1, len(x.negatives), device=x.negatives.device)
-    options = {"target_ids": x.target_ids, "negative_ids": ids}
+    scale = math.log(len(ids) - 1)  # all but the target
+    options = {"target_ids": x.target_ids, "negative_ids": ids, "log_scale": scale}
     return x.negatives[x.target_ids], x.negatives[1:], options
 
 

@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--save", help="name in bench/results/; not saved without it")
     arguments = parser.parse_args()
     set_threads(0)
-    run = ours(Data(arguments.items, 100_000), Config())
+    run = ours(Data(arguments.items, 100_000), Config()).run
     for _ in range(STEPS):
         run()
     profile = cProfile.Profile()

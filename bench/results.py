@@ -3,9 +3,13 @@
 python -m pytest bench/bench_loader.py --benchmark-json=FILE
 python -m bench.results loader FILE        # keeps the medians of a pytest-benchmark file
 python -m bench.results steps FILE         # or what `remi-fast bench --out FILE` wrote
+
+In the environment: REMI_FAST_COMMIT names the commit where there is no git; REMI_FAST_RESULTS is
+another folder to write to.
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,15 +18,15 @@ from typing import Any
 
 from remi_fast.training.run_folder import environment
 
-FOLDER = Path(__file__).parent / "results"
+FOLDER = Path(os.environ.get("REMI_FAST_RESULTS") or Path(__file__).parent / "results")
 
 
 def save(name: str, results: Any) -> Path:
     """Write `results` with commit, versions and hardware to bench/results/<name>.json."""
-    record = {"commit": _commit(), "environment": environment(), "results": results}
+    record = {"commit": commit(), "environment": environment(), "results": results}
     words = [Path(word).name if "/" in word else word for word in sys.argv]  # no local paths
     record["environment"]["command"] = words
-    FOLDER.mkdir(exist_ok=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{name}.json"
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return path
@@ -37,11 +41,16 @@ def show(table: Mapping[str, Any], first: str) -> None:
         print(f"{name:<{width}}{row['ms']:>10.3f}{row['ratio']:>9.2f} ({low:.2f} to {high:.2f})")
 
 
-def _commit() -> str:
+def commit() -> str:
+    """What `git describe` says of this checkout, else REMI_FAST_COMMIT, else "unknown"."""
     here = Path(__file__).parent
     command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        described = done.stdout.strip()
+    except FileNotFoundError:  # no git
+        described = ""
+    return described or os.environ.get("REMI_FAST_COMMIT") or "unknown"
 
 
 def _keep(name: str, path: Path) -> Path:

@@ -88,7 +88,7 @@ def check(ours: Tensor, theirs: Tensor, interests: Tensor, table: ItemTable) -> 
         mine, other = (scores.amax(1).sort(descending=True).values for scores in lists)
         worst = max(worst, float(((other - mine) / other.abs()).max()))
     if worst > TIE:
-        raise SystemExit(f"another item than faiss finds, {worst:.1e} below it")
+        raise SystemExit(f"another item than the peer finds, {worst:.1e} below it")
     return {"ids that differ": float(missing.double().mean()), "worst of them": worst}
 
 

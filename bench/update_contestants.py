@@ -1,8 +1,8 @@
 """One step's work on the item table: gather, catch-up, update; by DeferredAdam and its peers.
 
 The rows of a step are those of REMI's: B histories of 20, B targets, 10 B shared negatives, d = 64.
-Each contestant gathers, is given the same gradients and updates. SparseAdam is not Adam: it leaves
-out what the others do to idle rows.
+Each contestant gathers, is given the same gradients and updates. SparseAdam and FBGEMM are not
+Adam: they leave out what the others do to idle rows.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,6 +12,7 @@ from itertools import cycle
 import torch
 from torch import Tensor
 
+from bench import fbgemm_peer
 from remi_fast.models.item_table import ItemTable
 from remi_fast.optim import DeferredAdam
 
@@ -62,7 +63,7 @@ def id_stream(update: Update) -> Iterator[Tensor]:
 def deferred_adam(update: Update) -> Callable[[], None]:
     """DeferredAdam on a table as a long training leaves it: moments that are not 0, and gaps since
     the last touch as they come out in the long run (geometric)."""
-    table = ItemTable(update.items, DIM).to(update.device)
+    table = ItemTable(update.items, DIM, device=update.device)
     optimizer = DeferredAdam(table)
     state = optimizer.state_dict()
     generator = torch.Generator().manual_seed(2)
@@ -108,6 +109,13 @@ def _embedding(
     return step
 
 
+def _fbgemm(update: Update) -> Callable[[], None]:
+    weight = torch.nn.Embedding(update.items, DIM, device=update.device).weight.detach()
+    lookup = fbgemm_peer.embedding(weight, most=update.rows)
+    ids, gradients = id_stream(update), _gradients(update)
+    return lambda: lookup(next(ids)).backward(gradients)
+
+
 def contestants(update: Update) -> dict[str, Callable[[], Callable[[], None]]]:
     """By name, what makes the step; dense ones only where their four tables have room."""
     found: dict[str, Callable[[], Callable[[], None]]] = {
@@ -116,6 +124,8 @@ def contestants(update: Update) -> dict[str, Callable[[], Callable[[], None]]]:
             update, lambda p: torch.optim.SparseAdam(list(p)), sparse=True
         ),
     }
+    if fbgemm_peer.unavailable() is None:
+        found[fbgemm_peer.name(update.device)] = lambda: _fbgemm(update)
     kinds = {"fused": {"fused": True}, "foreach": {"foreach": True}}
     if update.device == "cuda":
         kinds["capturable"] = {"capturable": True}

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from bench import results
+from bench import fbgemm_peer, results
 from bench.update_contestants import Update, contestants, deferred_adam, id_stream
 from remi_fast.benchmark.turns import compared, take_turns
 from remi_fast.kernels.native import C
@@ -20,22 +20,21 @@ from remi_fast.models.item_table import ItemTable
 from remi_fast.optim import DeferredAdam
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+CHECKED = Update(3000, 8, "zipf", DEVICE)
 
 
 def check() -> float:
     """Largest difference from float64 Adam after 40 steps on 3,000 items, as a share of the
     largest movement."""
-    update = Update(3000, 8, "zipf", DEVICE)
-    table = ItemTable(update.items, 64, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    table = ItemTable(CHECKED.items, 64, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     optimizer = DeferredAdam(table)
     before = table.weight.double().clone()
     dense = torch.nn.Parameter(before.clone())
     adam = torch.optim.Adam([dense])
-    ids = id_stream(update)
+    ids = id_stream(CHECKED)
     for step in range(40):
         mine = next(ids)
-        gradients = torch.randn(update.rows, 64, generator=torch.Generator().manual_seed(step))
-        gradients = gradients.to(DEVICE)
+        gradients = _gradients(step)
         table(mine).backward(gradients)
         optimizer.step()
         optimizer.zero_grad()
@@ -43,7 +42,19 @@ def check() -> float:
         dense[mine].backward(gradients.double())
         adam.step()
     moved = (dense - before).abs().max()
-    return ((table.rows(0, update.items) - dense).abs().max() / moved).item()
+    return ((table.rows(0, CHECKED.items) - dense).abs().max() / moved).item()
+
+
+def check_fbgemm() -> float:
+    """The same of FBGEMM, from what it computes (`bench.fbgemm_peer`)."""
+    weight = torch.randn(CHECKED.items, 64, generator=torch.Generator().manual_seed(0)) * 0.1
+    steps = zip(id_stream(CHECKED), map(_gradients, range(40)), strict=False)
+    return fbgemm_peer.check(weight.to(DEVICE), steps)
+
+
+def _gradients(step: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(CHECKED.rows, 64, generator=generator).to(DEVICE)
 
 
 def in_turns(
@@ -57,12 +68,28 @@ def in_turns(
     return table
 
 
+def _fbgemm() -> dict[str, Any]:
+    """Its check, or why it does not take part."""
+    reason = fbgemm_peer.unavailable()
+    if reason is not None:
+        print(f"FBGEMM takes no part: {reason}")
+        return {"cannot": reason}
+    error = check_fbgemm()
+    print(f"FBGEMM against its definition in float64: {error:.1e} of the largest movement")
+    if error > 1e-3:
+        raise SystemExit("FBGEMM does not compute what bench/fbgemm_peer.py says")
+    return {"check": error}
+
+
 def main() -> None:
     """Check, compare, print and save."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--batches", nargs="+", type=int, default=[128, 1024, 8192])
     parser.add_argument("--items", nargs="+", type=float, default=[1e5, 3.68e5, 1e6, 1e7])
     parser.add_argument("--peers-at", nargs="*", type=float, default=[3.68e5], metavar="ITEMS")
+    parser.add_argument(
+        "--ids", nargs="+", choices=("uniform", "zipf"), default=["uniform", "zipf"]
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.3, help="a turn")
     parser.add_argument("--save", help="name in bench/results/; not saved without it")
@@ -74,6 +101,7 @@ def main() -> None:
     if error > 1e-4:
         raise SystemExit("DeferredAdam is not Adam here")
     found: dict[str, Any] = {"options": vars(arguments), "check": error}
+    found["fbgemm"] = _fbgemm()
     for batch in arguments.batches:
         for items in arguments.peers_at:
             update = Update(int(items), batch, device=DEVICE)
@@ -84,7 +112,7 @@ def main() -> None:
         updates = [
             Update(int(items), batch, ids, DEVICE)
             for items in arguments.items
-            for ids in ("uniform", "zipf")
+            for ids in arguments.ids
         ]
         makers = {str(u): lambda u=u: deferred_adam(u) for u in updates}
         found[f"catalogues {batch}"] = in_turns(makers, arguments.rounds, arguments.seconds)

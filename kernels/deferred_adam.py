@@ -92,16 +92,18 @@ def update(
     rows: GatheredRows,
     gradients: Tensor,
     *,
+    found_inf: Tensor | None = None,
     backend: str = "auto",
 ) -> None:
     """Step `steps.step` in place, for rows gathered at the step before it.
 
     gradients: (n, d), one an occurrence; those of equal ids are summed in a fixed order.
+    found_inf (1,) float32: nothing is changed where it is not 0; "triton" reads it on the device.
     """
     expected = (len(rows.ids), state.weight.shape[1])
     if gradients.shape != expected:
         raise ValueError(f"gradients: got shape {tuple(gradients.shape)}, expected {expected}")
-    _implementation("update", state, backend)(state, steps, rows, gradients)
+    _implementation("update", state, backend)(state, steps, rows, gradients, found_inf)
 
 
 def flush(state: AdamState, steps: StepTable, *, backend: str = "auto") -> None:
@@ -142,8 +144,14 @@ def _native_read(state: AdamState, steps: StepTable, ids: Tensor) -> Tensor:
 
 
 def _native_update(
-    state: AdamState, steps: StepTable, rows: GatheredRows, gradients: Tensor
+    state: AdamState,
+    steps: StepTable,
+    rows: GatheredRows,
+    gradients: Tensor,
+    found_inf: Tensor | None,
 ) -> None:
+    if found_inf is not None and found_inf.item():
+        return
     _view(state, steps).update(steps.step, rows.plan, gradients.contiguous().numpy())
 
 
@@ -167,11 +175,15 @@ def _triton_read(state: AdamState, steps: StepTable, ids: Tensor) -> Tensor:
 
 
 def _triton_update(
-    state: AdamState, steps: StepTable, rows: GatheredRows, gradients: Tensor
+    state: AdamState,
+    steps: StepTable,
+    rows: GatheredRows,
+    gradients: Tensor,
+    found_inf: Tensor | None,
 ) -> None:
     from . import deferred_adam_launch as launches
 
-    launches.update(state, steps, rows.sorted, gradients)
+    launches.update(state, steps, rows.sorted, gradients, found_inf)
 
 
 def _triton_flush(state: AdamState, steps: StepTable) -> None:
@@ -231,8 +243,14 @@ def _reference_read(state: AdamState, steps: StepTable, ids: Tensor) -> Tensor:
 
 
 def _reference_update(
-    state: AdamState, steps: StepTable, rows: GatheredRows, gradients: Tensor
+    state: AdamState,
+    steps: StepTable,
+    rows: GatheredRows,
+    gradients: Tensor,
+    found_inf: Tensor | None,
 ) -> None:
+    if found_inf is not None and found_inf.item():
+        return
     ids, inverse = rows.ids.unique(return_inverse=True)
     summed = gradients.new_zeros(len(ids), gradients.shape[1]).index_add_(0, inverse, gradients)
     keep = ids != 0

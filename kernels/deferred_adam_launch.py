@@ -67,8 +67,17 @@ def read(state: AdamState, steps: StepTable, ids: Tensor, *, up_to_date: bool = 
     return out
 
 
-def update(state: AdamState, steps: StepTable, rows: SortedIds, gradients: Tensor) -> None:
-    """The current step of rows that are up to date; gradients (n, d), one an occurrence."""
+def update(
+    state: AdamState,
+    steps: StepTable,
+    rows: SortedIds,
+    gradients: Tensor,
+    found_inf: Tensor | None = None,
+) -> None:
+    """The current step of rows that are up to date; gradients (n, d), one an occurrence.
+
+    found_inf (1,) float32: if that is not 0, nothing is changed.
+    """
     device_steps, sizes = steps.on(state.weight.device), _sizes(state)
     count, dim = len(rows.ids), sizes["D"]
     gradients = gradients.contiguous()
@@ -85,7 +94,8 @@ def update(state: AdamState, steps: StepTable, rows: SortedIds, gradients: Tenso
     launch(
         kernels.update_kernel,
         (triton.cdiv(count, sizes["ROWS"]),),
-        *_tensors(state), gradients, *rows, carry, *_steps(device_steps)[:3], count,
+        *_tensors(state), gradients, *rows, carry, *_steps(device_steps)[:3], found_inf,
+        count,
         BETA1=steps.beta1, REST1=1 - steps.beta1, BETA2=steps.beta2, REST2=1 - steps.beta2,
         EPS=steps.eps, CHUNK=chunk, **sizes, maxnreg=_REGISTERS,
     )  # fmt: skip

@@ -100,6 +100,13 @@ class StepTable:
             new[: len(old)] = old
             setattr(self, name, new)
 
+    def rewind(self, step: int) -> None:
+        """Take back the steps after `step`; every device that has more of them is there already."""
+        self.step = step
+        self.runs = [(first, lr) for first, lr in self.runs if first <= step]
+        for device_steps in self._on_devices.values():
+            device_steps.rewind(step)
+
     def restore(self, step: int, runs: list[tuple[int, float]]) -> None:
         """Become the table of `step` steps with the learning rates of `runs`."""
         self.step, self.runs = 0, []
@@ -160,10 +167,17 @@ class DeviceSteps:
                 mine[first:end].copy_(_pinned(rounded, mine.device), non_blocking=True)
         self._written = self._table.step
 
-    def bump(self) -> None:
-        """Go on to the next step, on the device; what a CUDA graph captures."""
+    def bump(self, by: Tensor | int = 1) -> None:
+        """Go on to the next step, on the device; what a CUDA graph captures.
+
+        by: int64 (1,), 1 or, where the step is not to count, 0.
+        """
         self._captured = True
-        self.step.add_(1)
+        self.step.add_(by)
+
+    def rewind(self, step: int) -> None:
+        """Let the sizes after `step` be written anew; the current step stays as it is."""
+        self._written = min(self._written, step)
 
     def forget(self) -> None:
         """Let the next `follow` write everything anew."""

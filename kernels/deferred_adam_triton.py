@@ -248,13 +248,13 @@ def _sum_of_carries(
 def update_kernel(
     weight_ptr, exp_avg_ptr, exp_avg_sq_ptr, stamp_ptr,
     gradients_ptr, sorted_ids_ptr, order_ptr, carry_ptr,
-    step_ptr, step_size_ptr, correction_ptr, count,
+    step_ptr, step_size_ptr, correction_ptr, found_inf_ptr, count,
     BETA1: tl.constexpr, REST1: tl.constexpr, BETA2: tl.constexpr, REST2: tl.constexpr,
     EPS: tl.constexpr, D: tl.constexpr, CHUNK: tl.constexpr,
     ROWS: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Adam's step of each row among `count` sorted ids, whose gradients are at `order`;
-    ROWS divides CHUNK; grid (cdiv(count, ROWS),)."""
+    """Adam's step of each row among `count` sorted ids, whose gradients are at `order`, unless
+    there is a found_inf that is not 0; ROWS divides CHUNK; grid (cdiv(count, ROWS),)."""
     start = tl.program_id(0).to(tl.int64) * ROWS
     positions = start + tl.arange(0, ROWS)
     ids, heads = _heads(sorted_ids_ptr, positions, count)
@@ -274,6 +274,8 @@ def update_kernel(
     t = tl.load(step_ptr)
     step_size = tl.load(step_size_ptr + t)
     correction = tl.load(correction_ptr + t)
+    if found_inf_ptr is not None:
+        heads = heads & (tl.where(tl.load(found_inf_ptr) == 0, ids, 0) > 0)
     rows = ids.to(tl.int64)
     offsets, mask = _block(rows, heads, D, BLOCK_D)
     exp_avg = tl.load(exp_avg_ptr + offsets, mask=mask, other=0.0)

@@ -16,8 +16,8 @@ from .dispatch import choose, first_derivative_only, full_precision
 from .ihn_loss import check, too_wide
 from .native import C
 
-_MAX_TRITON_POSITIONS = 256
-_MAX_TRITON_INTERESTS = 16
+MAX_TRITON_POSITIONS = 256
+MAX_TRITON_INTERESTS = 16
 
 
 def self_attentive_extractor(
@@ -67,10 +67,10 @@ def _check(history: Tensor, length: Tensor, positions: Tensor, w1: Tensor, w2: T
 
 def _too_large(history: Tensor, w2: Tensor) -> str:
     """Why Triton's kernels cannot take these sizes; empty if they can."""
-    if history.shape[1] > _MAX_TRITON_POSITIONS:
-        return f"got {history.shape[1]} positions, at most {_MAX_TRITON_POSITIONS}"
-    if w2.shape[1] > _MAX_TRITON_INTERESTS:
-        return f"got {w2.shape[1]} interests, at most {_MAX_TRITON_INTERESTS}"
+    if history.shape[1] > MAX_TRITON_POSITIONS:
+        return f"got {history.shape[1]} positions, at most {MAX_TRITON_POSITIONS}"
+    if w2.shape[1] > MAX_TRITON_INTERESTS:
+        return f"got {w2.shape[1]} interests, at most {MAX_TRITON_INTERESTS}"
     return too_wide(history.shape[2])
 
 

@@ -5,6 +5,7 @@ are the published settings of REMI (RecSys 2023).
 """
 
 import dataclasses
+import json
 import re
 from dataclasses import dataclass, field
 from functools import cache
@@ -160,9 +161,9 @@ class TrainConfig:
         sampling: uniform (a uniform user, then a uniform position) or epoch (each target once).
         min_history: Fewest items before a training target.
         seed: Seed of everything random.
-        device: Where to train.
+        device: Where to train; auto is a GPU, if there is one that can train these settings.
         backend: Implementation of the operations; auto takes the fastest there is.
-        precision: Arithmetic of the training step.
+        precision: Arithmetic of the training step's matrix products; on a CPU fp32 only.
         threads: CPU threads; 0 is one a core.
     """
 
@@ -176,9 +177,9 @@ class TrainConfig:
     sampling: Literal["uniform", "epoch"] = "uniform"
     min_history: int = 4
     seed: int = 1
-    device: Literal["auto", "cpu"] = "auto"
-    backend: Literal["auto", "native", "reference"] = "auto"
-    precision: Literal["fp32"] = "fp32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    backend: Literal["auto", "native", "reference", "triton"] = "auto"
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     threads: int = 0
 
     def __post_init__(self) -> None:
@@ -397,8 +398,10 @@ def _nearest_key(message: str, known: list[str]) -> str:
 
 def as_yaml(config: Config) -> str:
     """The configuration as `config.yaml` holds it, and `load_config` reads it."""
-    import yaml
-
+    try:
+        import yaml
+    except ImportError:  # a machine with little more than torch: JSON is YAML, too
+        return json.dumps(as_dict(config), indent=1) + "\n"
     return yaml.safe_dump(as_dict(config), sort_keys=False)
 
 

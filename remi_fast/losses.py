@@ -18,7 +18,12 @@ def total_loss(ihn: Tensor, rr: Tensor | None, rr_lambda: float) -> Tensor:
     """
     if rr is None or rr_lambda == 0:
         return ihn.mean()
-    return ihn.mean() + PUBLISHED_BATCH * rr_lambda * rr.mean()
+    return ihn.mean() + rr_weight(rr_lambda) * rr.mean()
+
+
+def rr_weight(rr_lambda: float) -> float:
+    """What mean(rr) counts in the total."""
+    return PUBLISHED_BATCH * rr_lambda
 
 
 def gbce_loss(

@@ -12,8 +12,10 @@ from torch import Tensor
 from remi_fast.errors import NonFiniteError
 from remi_fast.kernels import deferred_adam as kernel
 from remi_fast.kernels.checks import check_ids, check_tensor
+from remi_fast.kernels.deferred_adam_state import DeviceSteps
 from remi_fast.kernels.finite import all_finite, first_non_finite, joined
 from remi_fast.kernels.memory import table_zeros
+from remi_fast.kernels.step_guard import StepGuard
 from remi_fast.models.item_table import ItemTable
 
 
@@ -188,21 +190,66 @@ class DeferredAdam(torch.optim.Optimizer):
         return RowGradients(rows, *joined(parts))
 
     @torch.no_grad()
-    def apply(self, used: RowGradients | None) -> None:
+    def apply(self, used: RowGradients | None, guard: StepGuard | None = None) -> None:
         """One Adam step with what `collect` returned, finite or not; then those rows are forgotten.
 
+        guard: the step is one that was announced; a guard that is held lets it change nothing, and
+        the next one is the same step.
         Raises ValueError, before anything is changed, for a learning rate that is not a finite
         number >= 0.
         """
+        if guard is None:
+            self._steps.advance(self._rate())
+        else:
+            self._device_steps.bump(guard.forward)
+        if used is not None:
+            kernel.update(
+                self._adam,
+                self._steps,
+                used.rows,
+                used.gradients,
+                found_inf=None if guard is None else guard.found_inf,
+                backend=self._backend,
+            )
+        self._forget()
+
+    def _rate(self) -> float:
         rate = float(self.param_groups[0]["lr"])
         if not 0 <= rate < math.inf:
             raise ValueError(
                 f"param_groups[0]['lr']: got {rate}, expected a finite number >= 0; "
                 "nothing was updated"
             )
-        self._steps.advance(rate)
-        if used is not None:
-            kernel.update(self._adam, self._steps, used.rows, used.gradients, backend=self._backend)
+        return rate
+
+    @property
+    def rows_state(self) -> kernel.AdamState:
+        """The table with its moments and stamps, as the kernels take it."""
+        return self._adam
+
+    @property
+    def _device_steps(self) -> DeviceSteps:
+        return self._steps.on(self._adam.weight.device)
+
+    @property
+    def step_on_device(self) -> Tensor:
+        """`steps_taken` as it is on the device: int64 (1,), always the same tensor."""
+        return self._device_steps.step
+
+    def announce(self, steps: int) -> None:
+        """Count so many coming steps, at the present rate; `apply` with a guard makes each of them.
+
+        The device learns their sizes, and nothing is waited for: a CUDA graph of the steps may be
+        replayed next. Raises ValueError as `apply`.
+        """
+        rate, on_device = self._rate(), self._device_steps
+        for _ in range(steps):
+            self._steps.advance(rate)
+        on_device.write()
+
+    def rewind(self, step: int) -> None:
+        """Be at `step` again: those announced after it were held and changed nothing."""
+        self._steps.rewind(step)
         self._forget()
 
     def check_rows(self) -> None:
@@ -225,11 +272,10 @@ class DeferredAdam(torch.optim.Optimizer):
 
     def check_gradients(self) -> None:
         """Raise NonFiniteError, naming the row, where a gradient of one gathered since `zero_grad`
-        is infinite or NaN: rows that are not finite themselves first.
-
-        On the CPU only: a GPU would have to be waited for.
+        is infinite or NaN: rows that are not finite themselves first. A GPU is waited for.
         """
-        self._check(self.collect())
+        used = self.collect()
+        self._check(None if used is None else used._replace(finite=False))
 
     def _check(self, used: RowGradients | None) -> None:
         if used is None or used.finite:

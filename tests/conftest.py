@@ -27,8 +27,7 @@ def at_scale(request):
 
 def interactions(users=300, topics=8, items_per_topic=12, seed=0):
     """Two topics a user; raw item ids are text, raw user ids are not 0..n."""
-    import polars as pl
-
+    pl = pytest.importorskip("polars")
     generator = np.random.default_rng(seed)
     rows = []
     for user in range(users):

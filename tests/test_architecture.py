@@ -15,6 +15,9 @@ ALLOWED = {
     "remi_fast/benchmark": {
         "benchmark",
         "training.step",
+        "training.engines",
+        "training.placement",
+        "training.precision",
         "models.recommender",
         "data.loader",
         "kernels",

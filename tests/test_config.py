@@ -1,9 +1,21 @@
 """One configuration system: presets, files, options, and errors that name the nearest key."""
 
+import sys
+
 import pytest
 import yaml
 
-from remi_fast.config import Config, as_dict, load_config, nearest, preset_names, preset_path
+from remi_fast.config import (
+    Config,
+    LossConfig,
+    OptimConfig,
+    as_dict,
+    as_yaml,
+    load_config,
+    nearest,
+    preset_names,
+    preset_path,
+)
 from remi_fast.errors import ConfigError
 
 
@@ -70,3 +82,13 @@ def test_unknown_preset():
 
 def test_nearest_of_nothing_alike():
     assert nearest("xyz", ["beta", "steps"]) == ""
+
+
+def test_the_configuration_is_written_without_pyyaml_too(tmp_path, monkeypatch):
+    config = Config(optim=OptimConfig(lr=1e-5), loss=LossConfig(rr_lambda=0.0))
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    text = as_yaml(config)
+    monkeypatch.undo()
+    file = tmp_path / "config.yaml"
+    file.write_text(text, encoding="utf-8")
+    assert text.startswith("{") and load_config(file) == config

@@ -13,17 +13,19 @@ WARM_UP = 50  # steps
 
 
 def phases(data: Data, config: Config, steps: int) -> dict[str, float]:
-    """Milliseconds of a step, the mean over `steps`, in order; "backward and the rest" is what the
-    named parts leave of the whole."""
+    """Milliseconds of a step on the CPU, the mean over `steps`; "the rest" is what the named parts
+    leave of the whole. On a GPU, see `resources.launched`."""
     step = TrainingStep(make_model(config.model, data.num_items, seed=1), config)
     taken: dict[str, float] = {}
     for owner, method, name in (
         (step, "candidates", "negatives"),
-        (step.model.table, "forward", "gather"),
+        (step.model.table, "lookup", "gather"),
         (step.model.extractor, "forward", "extractor"),
         (step, "objective", "loss"),
+        (step, "backward", "backward"),
+        (step.table_optimizer, "collect", "table update"),
         (step.dense_optimizer, "step_if_finite", "extractor update"),
-        (step.table_optimizer, "step", "table update"),
+        (step.table_optimizer, "apply", "table update"),
     ):
         setattr(owner, method, _Timed(getattr(owner, method), taken, name))
     batches = iter(data.loader(config))
@@ -37,7 +39,7 @@ def phases(data: Data, config: Config, steps: int) -> dict[str, float]:
         taken["batch"] = taken.get("batch", 0.0) + time.perf_counter() - start
         step(number, batch.history, batch.length, batch.target)
         whole += time.perf_counter() - start
-    taken["backward and the rest"] = whole - sum(taken.values())
+    taken["the rest"] = whole - sum(taken.values())
     return {name: round(1e3 * seconds / steps, 4) for name, seconds in taken.items()}
 
 

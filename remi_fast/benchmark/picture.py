@@ -42,5 +42,6 @@ def _bars(axes: Any, case: dict[str, Any]) -> None:
     highest = max(max(row["rounds"]) for row in table.values())
     axes.set_xlim(first / 4, highest * 6)
     axes.set_xlabel("milliseconds a step; in brackets, against the first")
-    axes.set_title(f"batch {case['batch_size']:,}, {case['items']:,} items", loc="left")
+    title = f"batch {case['batch_size']:,}, {case['items']:,} items, {case['precision']}"
+    axes.set_title(title, loc="left")
     axes.spines[["top", "right"]].set_visible(False)

@@ -7,10 +7,12 @@ First the losses and the tables after one step are compared on the same batch.
 import os
 import statistics
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from remi_fast.benchmark import resources
 from remi_fast.benchmark.generated import sequences, spans
 from remi_fast.benchmark.peers import EagerModel, python_iterator
 from remi_fast.benchmark.turns import compared, take_turns
@@ -19,11 +21,25 @@ from remi_fast.data.loader import BatchLoader
 from remi_fast.errors import ConfigError
 from remi_fast.kernels.negatives import sample_negatives
 from remi_fast.models.recommender import make_model
+from remi_fast.training.engines import Engine, make_engine
+from remi_fast.training.placement import training_device
+from remi_fast.training.precision import arithmetic
 from remi_fast.training.step import TrainingStep
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 REMI, PLAIN = "remi-fast, REMI", "remi-fast, plain sampled softmax"
 MEAN_LENGTH = 15  # interactions of a generated user
+NEGATIVES = 10  # drawn for each sample of a batch, as published; shared by the batch
+LARGEST_PUBLISHED = 1024  # batch: beyond it the Python iterator takes seconds, or tens of them
+STEPS_A_CALL = {"cpu": 1, "cuda": 100}  # of remi-fast: as many as `train` makes between log lines
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """What takes a turn, and the steps that a call of it makes."""
+
+    run: Callable[[], object]
+    steps: int = 1
 
 
 class Data:
@@ -31,6 +47,7 @@ class Data:
 
     def __init__(self, num_items: int, num_users: int) -> None:
         self.items, self.offsets = sequences(num_users, num_items, MEAN_LENGTH)
+        self.train_users, self.train_spans = spans(self.offsets)
         self.num_items = num_items
         self.histories = [part.tolist() for part in self._split()]
 
@@ -42,7 +59,8 @@ class Data:
         """Our batches."""
         return BatchLoader(
             self.items,
-            *spans(self.offsets),
+            self.train_users,
+            self.train_spans,
             batch_size=config.train.batch_size,
             max_history=config.model.max_history,
             seed=config.train.seed,
@@ -50,39 +68,44 @@ class Data:
         )
 
 
-def ours(data: Data, config: Config) -> Callable[[], None]:
-    """remi-fast as `remi-fast train` runs it."""
-    step = TrainingStep(make_model(config.model, data.num_items, seed=1), config)
-    batches = enumerate(data.loader(config))
+def engine(data: Data, config: Config) -> tuple[TrainingStep, Engine]:
+    """remi-fast as `remi-fast train` runs it, and what its steps are made of."""
+    model = make_model(config.model, data.num_items, seed=1).to(training_device(config))
+    step = TrainingStep(model, config)
+    return step, make_engine(step, data, 0)  # type: ignore[arg-type]  # of a dataset the arrays
 
-    def run() -> None:
-        number, batch = next(batches)
-        step(number, batch.history, batch.length, batch.target)
 
-    return run
+def ours(data: Data, config: Config) -> Contestant:
+    """remi-fast."""
+    _, steps = engine(data, config)
+    count = STEPS_A_CALL[training_device(config).type]
+    return Contestant(lambda: steps.advance(count), count)
 
 
 def eager(
-    data: Data, config: Config, batches: Iterator[Batch], *, fused: bool, compiled: bool = False
-) -> Callable[[], None]:
-    """Plain autograd and dense Adam over the whole table."""
+    data: Data, config: Config, batches: Iterator[Batch], *, fused: bool, compiled: str = ""
+) -> Contestant:
+    """Plain autograd and dense Adam over the whole table; compiled: torch.compile's mode."""
+    device = training_device(config)
     model = EagerModel(
         data.num_items, config.model.dim, config.model.num_interests, config.model.max_history
-    )
-    forward = torch.compile(model) if compiled else model
+    ).to(device)
+    forward = torch.compile(model, mode=compiled) if compiled else model
     optimizer = torch.optim.Adam(model.parameters(), lr=config.optim.lr, fused=fused or None)
     loss = config.loss
 
     def run() -> None:
-        history, length, target = next(batches)
-        negatives = torch.randint(1, data.num_items, (loss.num_negatives,))
+        history, length, target = (x.to(device, non_blocking=True) for x in next(batches))
+        negatives = torch.randint(1, data.num_items, (loss.num_negatives,), device=device)
         optimizer.zero_grad()
-        value = forward(history, length, target, negatives, loss.beta, loss.rr_lambda)
-        value.backward()
+        with arithmetic(config.train.precision, device):
+            value = forward(history, length, target, negatives, loss.beta, loss.rr_lambda)
+            value.backward()
         optimizer.step()
-        value.item()
+        if not fused:  # as published: the host looks at every loss
+            value.item()
 
-    return run
+    return Contestant(run)
 
 
 def tensors(loader: BatchLoader) -> Iterator[Batch]:
@@ -91,89 +114,147 @@ def tensors(loader: BatchLoader) -> Iterator[Batch]:
         yield batch.history.long(), batch.length, batch.target.long()
 
 
-def contestants(data: Data, train: TrainConfig, peers: str) -> dict[str, Callable[[], None]]:
-    """By name; the first is what the others are compared with.
+def settings(batch_size: int, precision: str = "fp32") -> Config:
+    """The published settings, but for these."""
+    return Config(
+        loss=LossConfig(num_negatives=NEGATIVES * batch_size),
+        train=TrainConfig(batch_size=batch_size, precision=precision),  # type: ignore[arg-type]
+    )
+
+
+def contestants(data: Data, config: Config, peers: str) -> dict[str, Callable[[], Contestant]]:
+    """By name, what makes it; the first is what the others are compared with.
 
     peers: "none", "eager" (the published recipe, and that repaired) or "all" (also compiled).
     """
-    whole = LossConfig()
     parts = {
-        REMI: whole,
-        "remi-fast, IHN only": LossConfig(rr_lambda=0.0),
-        "remi-fast, RR only": LossConfig(beta=0.0),
-        PLAIN: LossConfig(beta=0.0, rr_lambda=0.0),
+        REMI: config.loss,
+        "remi-fast, IHN only": replace(config.loss, rr_lambda=0.0),
+        "remi-fast, RR only": replace(config.loss, beta=0.0),
+        PLAIN: replace(config.loss, beta=0.0, rr_lambda=0.0),
     }
-    runs = {name: ours(data, Config(loss=loss, train=train)) for name, loss in parts.items()}
+    made: dict[str, Callable[[], Contestant]] = {
+        name: lambda loss=loss: ours(data, replace(config, loss=loss))  # type: ignore[misc]
+        for name, loss in parts.items()
+    }
     if peers == "none":
-        return runs
-    config = Config(loss=whole, train=train)
-    size, width = train.batch_size, config.model.max_history
+        return made
+    size, width = config.train.batch_size, config.model.max_history
 
-    def published(matrices: bool) -> Iterator[Batch]:
-        return python_iterator(data.histories, size, width, matrices=matrices)
+    def published(matrices: bool) -> Contestant:
+        batches = python_iterator(data.histories, size, width, matrices=matrices)
+        return eager(data, config, batches, fused=False)
 
-    def repaired(compiled: bool) -> Callable[[], None]:
-        return eager(data, config, tensors(data.loader(config)), fused=True, compiled=compiled)
+    def repaired(compiled: str = "") -> Contestant:
+        batches = tensors(data.loader(config))
+        return eager(data, config, batches, fused=True, compiled=compiled)
 
-    runs["published, L x L matrices"] = eager(data, config, published(True), fused=False)
-    runs["published, without them"] = eager(data, config, published(False), fused=False)
-    runs["repaired: our loader, fused Adam"] = repaired(compiled=False)
+    if size <= LARGEST_PUBLISHED:
+        made["published, L x L matrices"] = lambda: published(True)
+        made["published, without them"] = lambda: published(False)
+    made["repaired: our loader, fused Adam"] = repaired
     if peers == "all":
-        runs["repaired and torch.compile"] = repaired(compiled=True)
-    return runs
+        made["repaired and torch.compile"] = lambda: repaired("default")
+        if training_device(config).type == "cuda":
+            made["repaired, compiled to CUDA graphs"] = lambda: repaired("reduce-overhead")
+    return made
 
 
 def compare(
-    data: Data, batch_size: int, *, peers: str, rounds: int, seconds: float
+    data: Data, config: Config, *, peers: str, rounds: int, seconds: float
 ) -> dict[str, Any]:
     """One case: what was checked, each contestant's times, and REMI by plain sampled softmax.
 
     seconds: of each contestant's turn in each of the rounds. `check_memory` says what does not fit.
     """
-    train = TrainConfig(batch_size=batch_size)
-    checked = check(data, Config(train=train))
-    runs = contestants(data, train, peers)
-    table = compared(take_turns(runs, rounds, seconds), REMI)
-    for row in table.values():
+    device, batch_size = training_device(config), config.train.batch_size
+    checked = check(data, replace(config, train=replace(config.train, precision="fp32")))
+    runs: dict[str, Contestant] = {}
+    memory: dict[str, int | None] = {}
+    cannot: dict[str, str] = {}
+    for name, make in contestants(data, config, peers).items():
+        try:
+            runs[name], memory[name] = resources.peak_memory(make, device)
+        except Exception as reason:  # somebody else's compiler: whatever it raises is its answer
+            if name.startswith("remi-fast"):
+                raise
+            cannot[name] = f"{type(reason).__name__}: {str(reason)[:200]}"
+    times = take_turns({name: each.run for name, each in runs.items()}, rounds, seconds)
+    by_step = {name: [ms / runs[name].steps for ms in values] for name, values in times.items()}
+    table = compared(by_step, REMI)
+    least = floor(data, config, device)
+    for name, row in table.items():
         row["samples_per_s"] = round(1e3 * batch_size / row["ms"])
+        row["share_of_floor"] = round(least["ms"] / row["ms"], 4)
+        if device.type == "cuda":
+            row["peak_bytes"] = memory[name]
+            row |= resources.launched(runs[name].run, runs[name].steps)
     pairs = zip(table[REMI]["rounds"], table[PLAIN]["rounds"], strict=True)
     ratios = [remi / plain for remi, plain in pairs]
     cost = {"ratio": round(statistics.median(ratios), 3)}
     cost |= {"lowest": round(min(ratios), 3), "highest": round(max(ratios), 3)}
-    head = {"batch_size": batch_size, "items": data.num_items, "checked": checked}
+    head = {"batch_size": batch_size, "items": data.num_items, "device": device.type}
+    head |= {"precision": config.train.precision, "negatives": config.loss.num_negatives}
+    head |= {"checked": checked, "floor": least, "cannot": cannot}
     return head | {"remi_by_plain": cost, "contestants": table}
+
+
+def floor(data: Data, config: Config, device: torch.device) -> dict[str, float]:
+    """What the rows of a step take at least: bytes, the device's bandwidth, milliseconds.
+
+    Places and distinct rows are means over a few batches; arithmetic is not counted.
+    """
+    loss, loader, batches = config.loss, data.loader(config), 4
+    places = distinct = 0
+    for number in range(batches):
+        batch = loader.batch(number)
+        negatives = sample_negatives(
+            loss.num_negatives, data.num_items, seed=config.train.seed, step=number
+        )
+        ids = torch.cat([batch.history.flatten(), batch.target, negatives])
+        ids = ids[ids > 0]  # the rest is padding
+        places, distinct = places + len(ids), distinct + len(ids.unique())
+    moved = resources.table_traffic(places / batches, distinct / batches, config.model.dim)
+    rate = resources.copy_bandwidth(device)
+    return {"bytes": moved, "bytes_per_s": round(rate), "ms": 1e3 * moved / rate}
 
 
 def check_memory(items: int, peers: str) -> None:
     """Raise ConfigError where the tables of all contestants, who are there at once, do not fit."""
-    ours_alone, dense = 4 * 3, {"none": 0, "eager": 3 * 4, "all": 4 * 4}[peers]
-    need = 4 * items * Config().model.dim * (ours_alone + dense)  # weights, moments, gradients
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    device = training_device(Config())
+    # weights, moments and gradients; on a GPU torch.compile takes part twice
+    dense = {"none": 0, "eager": 3, "all": 4 + (device.type == "cuda")}[peers]
+    need = 4 * items * Config().model.dim * (4 * 3 + 4 * dense)
+    there, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "there are"
+    if device.type == "cuda":
+        there, where = torch.cuda.mem_get_info(device)[0], "that are free on the GPU"
     if need > there:
         raise ConfigError(
             f"--num-items {items:,} with --peers {peers}: all tables together need "
-            f"{need / 2**30:,.1f} GiB, expected at most the {there / 2**30:,.1f} GiB there are"
+            f"{need / 2**30:,.1f} GiB, expected at most the {there / 2**30:,.1f} GiB {where}"
         )
 
 
 def check(data: Data, config: Config) -> dict[str, float]:
     """Loss, and weights after one step, of remi-fast and the eager model on the same batch."""
-    model = make_model(config.model, data.num_items, seed=1)
-    peer = EagerModel(data.num_items, model.dim, config.model.num_interests, model.max_history)
+    training_step, steps = engine(data, config)
+    model, device = training_step.model, training_device(config)
+    peer = EagerModel(data.num_items, model.dim, config.model.num_interests, model.max_history).to(
+        device
+    )
     with torch.no_grad():
         peer.items.weight.copy_(model.table.weight)
         for name in ("positions", "w1", "w2"):
             getattr(peer, name).copy_(getattr(model.extractor, name))
-    step = TrainingStep(model, config)
     optimizer = torch.optim.Adam(peer.parameters(), lr=config.optim.lr)
     loss, batch = config.loss, data.loader(config).batch(0)
     negatives = sample_negatives(loss.num_negatives, data.num_items, seed=config.train.seed, step=0)
-    mine = step(0, batch.history, batch.length, batch.target).total
+    mine = steps.advance(1)[0].total
     theirs = peer(
-        batch.history.long(),
-        batch.length,
-        batch.target.long(),
-        negatives,
+        batch.history.long().to(device),
+        batch.length.to(device),
+        batch.target.long().to(device),
+        negatives.to(device),
         loss.beta,
         loss.rr_lambda,
     )

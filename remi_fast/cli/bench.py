@@ -2,6 +2,7 @@
 parts of REMI, the published recipe and that repaired, in turns, in one run, on generated data."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
     from remi_fast.benchmark.steps import Data
+    from remi_fast.config import Config
 
 PHASE_STEPS = 200
 
@@ -24,6 +26,13 @@ def add_arguments(parser: "ArgumentParser") -> None:
         nargs="+",
         default=[368_000],
         help="rows of the item table, padding included; one case for each",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "tf32", "bf16"),
+        nargs="+",
+        default=["fp32"],
+        help="of matrix products, everyone's; one case for each (tf32 and bf16 on a GPU only)",
     )
     parser.add_argument(
         "--peers",
@@ -43,23 +52,15 @@ def add_arguments(parser: "ArgumentParser") -> None:
 
 def run(arguments: Any) -> int:
     """Measure each case, print and write."""
-    _check(arguments)
     draw = _drawing() if arguments.picture is not None else None
     from remi_fast import files
-    from remi_fast.benchmark.steps import Data, check_memory
     from remi_fast.training.run_folder import environment
-    from remi_fast.training.trainer import set_threads
 
-    set_threads(arguments.threads)
-    for items in arguments.num_items:
-        check_memory(items, arguments.peers)
     cases = []
-    for items in arguments.num_items:
-        data = Data(items, arguments.users)
-        for batch_size in arguments.batch_size:
-            cases.append(_case(data, batch_size, arguments))
-            if not arguments.json:
-                _show(cases[-1])
+    for case in measured(arguments):
+        cases.append(case)
+        if not arguments.json:
+            _show(case)
     result = {"environment": environment(), "threads": arguments.threads, "cases": cases}
     if arguments.json:
         print(json.dumps(result))
@@ -68,6 +69,25 @@ def run(arguments: Any) -> int:
     if draw is not None:
         draw(cases, Path(arguments.picture))
     return 0
+
+
+def measured(arguments: Any) -> Iterator[dict[str, Any]]:
+    """Check the arguments, then measure one case after the other."""
+    _check(arguments)
+    from remi_fast.benchmark.steps import Data, check_memory, settings
+    from remi_fast.training.placement import training_device
+    from remi_fast.training.trainer import set_threads
+
+    set_threads(arguments.threads)
+    configs = [settings(b, p) for b in arguments.batch_size for p in arguments.precision]
+    for config in configs:
+        training_device(config)  # what it cannot train it says
+    for items in arguments.num_items:
+        check_memory(items, arguments.peers)
+    for items in arguments.num_items:
+        data = Data(items, arguments.users)
+        for config in configs:
+            yield _case(data, config, arguments)
 
 
 def _check(arguments: Any) -> None:
@@ -107,20 +127,19 @@ def _drawing() -> Any:
     return draw
 
 
-def _case(data: "Data", batch_size: int, arguments: Any) -> dict[str, Any]:
+def _case(data: "Data", config: "Config", arguments: Any) -> dict[str, Any]:
     from remi_fast.benchmark.phases import phases
     from remi_fast.benchmark.steps import compare
-    from remi_fast.config import Config, TrainConfig
 
     case = compare(
         data,
-        batch_size,
+        config,
         peers=arguments.peers,
         rounds=arguments.rounds,
         seconds=arguments.seconds,
     )
-    config = Config(train=TrainConfig(batch_size=batch_size))
-    case["phases_ms"] = phases(data, config, PHASE_STEPS)
+    if case["device"] == "cpu":  # on a GPU the kernels' times say it
+        case["phases_ms"] = phases(data, config, PHASE_STEPS)
     return case
 
 
@@ -129,17 +148,37 @@ def _show(case: dict[str, Any]) -> None:
     from rich.table import Table
 
     title = f"batch {case['batch_size']:,}, {case['items']:,} items"
-    table = Table("", "ms a step", "samples/s", "against the first", title=title)
+    title += f", {case['negatives']:,} negatives, {case['device']}, {case['precision']}"
+    on_gpu = ["kernels", "peak MiB"] if case["device"] == "cuda" else []
+    columns = ["ms a step", "samples/s", "against the first", "of floor", *on_gpu]
+    table = Table("", title=title)
+    for column in columns:
+        table.add_column(column, no_wrap=True)
     for name, row in case["contestants"].items():
         low, high = row["ratio_range"]
         ratio = f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
-        table.add_row(name, f"{row['ms']:.3f}", f"{row['samples_per_s']:,}", ratio)
+        cells = [f"{row['ms']:.3f}", f"{row['samples_per_s']:,}", ratio]
+        cells.append(f"{row['share_of_floor']:.1%}")
+        if on_gpu:
+            cells += [f"{row.get('kernels', '?')}", f"{row['peak_bytes'] / 2**20:,.0f}"]
+        table.add_row(name, *cells)
     console = Console()
     console.print(table)
-    cost = case["remi_by_plain"]
+    for name, reason in case["cannot"].items():
+        console.print(f"{name}: {reason}")
+    cost, least = case["remi_by_plain"], case["floor"]
     console.print(
         f"REMI takes {cost['ratio']:.2f} times as long as plain sampled softmax "
         f"({cost['lowest']:.2f} to {cost['highest']:.2f}, by round)"
     )
-    parts = ", ".join(f"{name} {ms:.3f}" for name, ms in case["phases_ms"].items())
-    console.print(f"milliseconds of a step with REMI: {parts}")
+    console.print(
+        f"floor: {least['bytes'] / 1e6:.1f} MB of rows, moments and gradients at the "
+        f"{least['bytes_per_s'] / 1e9:,.0f} GB/s of a copy here, {least['ms']:.3g} ms"
+    )
+    if on_gpu:
+        first = next(iter(case["contestants"].values()))
+        parts = ", ".join(f"{name} {us:.1f}" for name, us in first.get("kernel_us", {}).items())
+        console.print(f"microseconds of a step with REMI, by kernel: {parts}")
+    else:
+        parts = ", ".join(f"{name} {ms:.3f}" for name, ms in case["phases_ms"].items())
+        console.print(f"milliseconds of a step with REMI: {parts}")

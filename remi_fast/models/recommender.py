@@ -42,8 +42,12 @@ class MultiInterestModel(nn.Module):
 
     @torch.no_grad()
     def interests(self, history: Tensor, length: Tensor) -> Tensor:
-        """history (n, L) int ids, right-padded with 0; length (n,) -> (n, K, d). Only reads."""
-        interests: Tensor = self.extractor(self.table(history), length)[0]
+        """history (n, L) int ids, right-padded with 0; length (n,) -> (n, K, d). Only reads.
+
+        On any device; the interests are on the model's.
+        """
+        device = self.table.weight.device
+        interests: Tensor = self.extractor(self.table(history.to(device)), length.to(device))[0]
         return interests
 
 

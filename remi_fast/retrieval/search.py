@@ -61,17 +61,17 @@ def search(interests: Tensor, items: ItemVectors, k: int, seen: Tensor | None = 
     """The k best items of each user.
 
     Args:
-        interests: (n, K, d) float32.
-        items: the catalogue.
+        interests: (n, K, d) float32, on any device; the search is on the CPU.
+        items: the catalogue, likewise.
         k: how many.
         seen: (n, s) int64 ids never to retrieve, padded with 0; None excludes nothing.
 
     Memory is bounded by `VALUES_AT_ONCE` and n k, not by the catalogue.
     """
-    return interest_search(interests, _pieces(items, interests.shape[2]), k, seen=seen)
+    return interest_search(interests.cpu(), _pieces(items, interests.shape[2]), k, seen=seen)
 
 
 def _pieces(items: ItemVectors, dim: int) -> Iterator[Tensor]:
     size = max(1, VALUES_AT_ONCE // dim)
     for start in range(1, items.num_items, size):
-        yield items.rows(start, start + size)
+        yield items.rows(start, start + size).cpu()

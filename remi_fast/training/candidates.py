@@ -51,22 +51,25 @@ class Candidates:
         *,
         seed: int,
         counts: Tensor | None = None,
+        device: torch.device | str = "cpu",
         backend: str = "auto",
     ) -> None:
         """counts (I,), where the sampler needs them: how often each item occurs in training, of
         "in-batch" and "mixed" as a target. Their scale means nothing.
 
+        device: where the targets are, and the candidates go.
+
         Raises DataError where it needs them and nothing was counted.
         """
         self.num, self.num_items = loss.num_negatives, num_items
         self.replacement = loss.replacement
-        self.seed, self.backend = seed, backend
+        self.seed, self.device, self.backend = seed, device, backend
         self.with_targets = loss.sampler in ("in-batch", "mixed", "full")
         self.draws = loss.sampler not in ("in-batch", "full")
         self.log_scale: float | None = None
         self._catalogue: Tensor | None = None
         if loss.sampler == "full":
-            self._catalogue = torch.arange(1, num_items)
+            self._catalogue = torch.arange(1, num_items, device=device)
             self.log_scale = math.log(max(num_items - 2, 1))  # without the row's own target
         self._proposal: Proposal | None = None
         self._log_q: Tensor | None = None
@@ -80,15 +83,16 @@ class Candidates:
             if loss.sampler == "popularity":
                 self._proposal = popularity
             else:
-                self._log_q = popularity.log_q
+                self._log_q = popularity.log_q.to(device)
         if self._proposal is not None:
+            self._proposal = self._proposal.to(torch.device(device))
             self._log_q = self._proposal.log_q
 
-    def __call__(self, step: int, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The candidates of a batch with these targets (B,)."""
+    def __call__(self, step: int | Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The candidates of a batch with these targets (B,); step as in `sample_negatives`."""
         if self._catalogue is not None:
             return self._catalogue, None
-        ids = target.long()
+        ids = target.long() if self.with_targets else target
         if self.draws:
             drawn = sample_negatives(
                 self.num,
@@ -97,6 +101,7 @@ class Candidates:
                 step=step,
                 sampler=self._proposal or "uniform",
                 replacement=self.replacement,
+                device=self.device,
                 backend=self.backend,
             )
             ids = torch.cat([drawn, ids]) if self.with_targets else drawn

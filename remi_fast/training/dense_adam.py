@@ -13,9 +13,12 @@ from remi_fast.kernels.native import C
 class DenseAdam(torch.optim.Adam):
     """torch.optim.Adam with `step_if_finite`, which is one call into C++ on a CPU.
 
-    State and state dict are torch's. Reference: torch's own step. Native: float32 on the CPU, from
-    the second step on; the first one makes the state.
+    State and state dict are torch's. Reference: torch's own step, which a CUDA graph can hold, and
+    which heeds a `found_inf`, as of `GradScaler`. Native: float32 on the CPU, from the second step
+    on; the first one makes the state.
     """
+
+    found_inf: Tensor | None = None  # where it is not 0, `step` changes nothing
 
     def __init__(
         self, parameters: Iterable[Tensor], lr: float = 1e-3, *, backend: str = "auto"
@@ -24,7 +27,9 @@ class DenseAdam(torch.optim.Adam):
 
         Raises ValueError as torch.optim.Adam does.
         """
-        super().__init__(parameters, lr=lr, fused=True)
+        parameters = list(parameters)
+        capturable = any(x.is_cuda for x in parameters)
+        super().__init__(parameters, lr=lr, fused=True, capturable=capturable)
         self._parameters: list[Tensor] = self.param_groups[0]["params"]
         self._native_allowed = backend != "reference"
         self._native: C.DenseAdam | None = None

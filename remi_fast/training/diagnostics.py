@@ -38,12 +38,14 @@ def diagnose(
     chosen = np.unique(np.linspace(0, len(spans) - 1, USERS).round().astype(np.int64))
     start, cut, _ = spans[chosen].T
     padded, lengths = last_items(dataset.items, start, cut, model.max_history)
-    length = torch.from_numpy(lengths)
-    interests, routing = model.extractor(model.table(torch.from_numpy(padded)), length)
-    target = model.table(torch.from_numpy(dataset.items[cut].astype(np.int64)))
+    device, length = model.table.weight.device, torch.from_numpy(lengths)
+    history = model.table(torch.from_numpy(padded).to(device))
+    interests, routing = model.extractor(history, length.to(device))
+    interests, routing = interests.cpu(), None if routing is None else routing.cpu()
+    target = model.read(torch.from_numpy(dataset.items[cut].astype(np.int64)).to(device)).cpu()
     query, won = select_interest(interests, target)
     negatives = sample_negatives(NEGATIVES, model.num_items, seed=seed, step=0)
-    found = _of_negatives(query, target, model.table(negatives), beta)
+    found = _of_negatives(query, target, model.read(negatives.to(device)).cpu(), beta)
     if interests.shape[1] > 1:
         found |= _of_interests(interests, won)
     if routing is not None:

@@ -32,23 +32,29 @@ class Objective:
 
     def __call__(
         self,
-        step: int,
+        step: int | Tensor,
         interests: Tensor,
         target: Tensor,
         negatives: Tensor,
         routing: Tensor | None,
+        *,
+        beta: float | None = None,
         **candidates: Any,
     ) -> Losses:
         """interests (B, K, d), rows of targets (B, d) and negatives (N, d), routing (B, K, L).
 
         candidates: what there is to know of the negatives, as `ihn_loss` takes it.
+        beta: None is that of the step. A step in a tensor is not read: it needs one, and hard
+        selection.
         """
+        if beta is None:
+            beta = self.beta_at(int(step))
         if self.loss.selection == "hard":
-            return self._losses(step, interests, target, negatives, routing, **candidates)
+            return self._losses(beta, interests, target, negatives, routing, **candidates)
         query, _ = soft_selection(
-            interests, target, tau=self.loss.selection_tau, seed=self.seed, step=step
+            interests, target, tau=self.loss.selection_tau, seed=self.seed, step=int(step)
         )
-        ranking, _ = self._losses(step, query[:, None], target, negatives, None, **candidates)
+        ranking, _ = self._losses(beta, query[:, None], target, negatives, None, **candidates)
         return ranking, _rr(routing, query)
 
     def beta_at(self, step: int) -> float:
@@ -57,7 +63,7 @@ class Objective:
 
     def _ihn(
         self,
-        step: int,
+        beta: float,
         interests: Tensor,
         target: Tensor,
         negatives: Tensor,
@@ -69,7 +75,7 @@ class Objective:
             target,
             negatives,
             routing,
-            beta=self.beta_at(step),
+            beta=beta,
             detach_weights=self.loss.detach_weights,
             backend=self.backend,
             **candidates,
@@ -78,7 +84,7 @@ class Objective:
 
     def _gbce(
         self,
-        step: int,
+        beta: float,
         interests: Tensor,
         target: Tensor,
         negatives: Tensor,

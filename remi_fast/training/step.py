@@ -2,18 +2,21 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
+import torch
 from torch import Tensor
 
 from remi_fast.config import Config
 from remi_fast.errors import NonFiniteError
 from remi_fast.kernels.finite import first_non_finite
-from remi_fast.losses import total_loss
+from remi_fast.losses import rr_weight, total_loss
 from remi_fast.models.recommender import MultiInterestModel
 from remi_fast.optim import DeferredAdam
 from remi_fast.training.candidates import Candidates
 from remi_fast.training.dense_adam import DenseAdam
-from remi_fast.training.objective import Objective
+from remi_fast.training.objective import Losses, Objective
+from remi_fast.training.precision import arithmetic
 
 RESERVED_STEPS = 1 << 20  # whose step sizes take 46 MB; of a longer training they grow on the way
 
@@ -38,7 +41,12 @@ class TrainingStep:
         self.config = config
         lr, backend = config.optim.lr, config.train.backend
         self.candidates = Candidates(
-            config.loss, model.num_items, seed=config.train.seed, counts=counts, backend=backend
+            config.loss,
+            model.num_items,
+            seed=config.train.seed,
+            counts=counts,
+            device=model.table.weight.device,
+            backend=backend,
         )
         self.objective = Objective(
             config.loss, model.num_items, seed=config.train.seed, backend=backend
@@ -46,7 +54,9 @@ class TrainingStep:
         self.table_optimizer = DeferredAdam(model.table, lr=lr, backend=backend)
         self.table_optimizer.reserve(min(config.train.steps, RESERVED_STEPS))
         self.dense_optimizer = DenseAdam(model.extractor.parameters(), lr, backend=backend)
+        self._arithmetic = partial(arithmetic, config.train.precision, model.table.weight.device)
         self._weights = dict(model.extractor.named_parameters())
+        self._loss_gradients: dict[tuple[float, int], Tensor] = {}
 
     def __call__(self, step: int, history: Tensor, length: Tensor, target: Tensor) -> StepLoss:
         """Train on one batch: history (B, L), length (B,), target (B,), any integer dtype.
@@ -55,36 +65,12 @@ class TrainingStep:
         the step reads or makes: rows, dense weights, loss, gradients, states of the optimizers.
         The message names step, tensor and row.
         """
-        loss = self.config.loss
-        negatives, log_q = self.candidates(step, target)
-        mask_hits = loss.mask_hits or self.candidates.with_targets
-        history_rows, target_rows, negative_rows = self.model.table.lookup(
-            history, target, negatives
-        )
-        interests, routing = self.model.extractor(history_rows, length, step)
-        ranking, rr = self.objective(
-            step,
-            interests,
-            target_rows,
-            negative_rows,
-            routing,
-            log_q=log_q,
-            log_scale=self.candidates.log_scale,
-            target_ids=target if mask_hits else None,
-            negative_ids=negatives if mask_hits else None,
-        )
-        total = total_loss(ranking, rr, loss.rr_lambda)
-        mean_rr = 0.0 if rr is None else rr.mean().item()
-        result = StepLoss(total.item(), ranking.mean().item(), mean_rr)
+        ranking, rr = self.forward(step, history, length, target)
+        result = self._mean_losses(ranking, rr)
         if not math.isfinite(result.total):
             self._name_what_is_not_finite(step)
-            raise NonFiniteError(
-                f"step {step}: the loss is {result.total} ({loss.name} {result.ranking}, "
-                f"rr {result.rr}; {_first_sample({loss.name: ranking, 'rr': rr})}), "
-                "expected a finite number; nothing was updated. "
-                "Try a smaller optim.lr"
-            )
-        total.backward()
+            raise self._of_loss(step, result, ranking, rr)
+        self.backward(ranking, rr)
         rows = self.table_optimizer.collect()
         if not (rows is None or rows.finite) or not self.dense_optimizer.step_if_finite():
             self._name_what_is_not_finite(step)
@@ -92,6 +78,89 @@ class TrainingStep:
         self.table_optimizer.apply(rows)
         self.dense_optimizer.zero_grad()
         return result
+
+    def forward(
+        self,
+        step: int | Tensor,
+        history: Tensor,
+        length: Tensor,
+        target: Tensor,
+        *,
+        beta: float | None = None,
+    ) -> Losses:
+        """Ranking losses (B,) and RR (B,), if any, of a batch.
+
+        A step may be a tensor of one int64 on the device, which is not read there; then `beta` is
+        the hardness of its negatives. Nothing is waited for on a GPU.
+        """
+        loss = self.config.loss
+        negatives, log_q = self.candidates(step, target)
+        mask_hits = loss.mask_hits or self.candidates.with_targets
+        history_rows, target_rows, negative_rows = self.model.table.lookup(
+            history, target, negatives
+        )
+        with self._arithmetic():
+            interests, routing = self.model.extractor(history_rows, length, step)
+            return self.objective(
+                step,
+                interests,
+                target_rows,
+                negative_rows,
+                routing,
+                log_q=log_q,
+                log_scale=self.candidates.log_scale,
+                target_ids=target if mask_hits else None,
+                negative_ids=negatives if mask_hits else None,
+                beta=beta,
+            )
+
+    def backward(self, ranking: Tensor, rr: Tensor | None) -> None:
+        """Gradients of `total_loss`, for the optimizers to collect."""
+        losses, gradients = [ranking], [self._mean_gradient(1.0, ranking)]
+        if rr is not None and self.config.loss.rr_lambda > 0:
+            losses.append(rr)
+            gradients.append(self._mean_gradient(rr_weight(self.config.loss.rr_lambda), rr))
+        with self._arithmetic():
+            torch.autograd.backward(losses, gradients)
+
+    def _mean_gradient(self, weight: float, losses: Tensor) -> Tensor:
+        """That of weight * mean(losses); always the same tensor, which costs a GPU no kernel."""
+        key = weight, len(losses)
+        if key not in self._loss_gradients:
+            mean = torch.full_like(losses, weight, requires_grad=False) / len(losses)
+            self._loss_gradients[key] = mean
+        return self._loss_gradients[key]
+
+    @torch.no_grad()
+    def _mean_losses(self, ranking: Tensor, rr: Tensor | None) -> StepLoss:
+        total = total_loss(ranking, rr, self.config.loss.rr_lambda)
+        mean_rr = 0.0 if rr is None else rr.mean().item()
+        return StepLoss(total.item(), ranking.mean().item(), mean_rr)
+
+    def explain(self, step: int, history: Tensor, length: Tensor, target: Tensor) -> None:
+        """Raise the NonFiniteError of a step that was held, from the state it started from.
+
+        Makes the step again but for its update. A GPU is waited for.
+        """
+        ranking, rr = self.forward(
+            step, history, length, target, beta=self.config.loss.beta_at(step)
+        )
+        result = self._mean_losses(ranking, rr)
+        if math.isfinite(result.total):
+            self.backward(ranking, rr)
+        self._name_what_is_not_finite(step)
+        raise self._of_loss(step, result, ranking, rr)
+
+    def _of_loss(
+        self, step: int, loss: StepLoss, ranking: Tensor, rr: Tensor | None
+    ) -> NonFiniteError:
+        name = self.config.loss.name
+        return NonFiniteError(
+            f"step {step}: the loss is {loss.total} ({name} {loss.ranking}, "
+            f"rr {loss.rr}; {_first_sample({name: ranking, 'rr': rr})}), "
+            "expected a finite number; nothing was updated. "
+            "Try a smaller optim.lr"
+        )
 
     def _name_what_is_not_finite(self, step: int) -> None:
         """Raise NonFiniteError unless rows, weights, gradients and Adam's state are finite."""
@@ -101,7 +170,7 @@ class TrainingStep:
             for name, weight in self._weights.items()
             if weight.grad is not None
         }
-        for name, tensor in (self._lasting_tensors() | made).items():  # causes first
+        for name, tensor in (self.lasting_tensors() | made).items():  # causes first
             if (found := first_non_finite(tensor)) is not None:
                 index, value = found
                 raise NonFiniteError(
@@ -111,7 +180,7 @@ class TrainingStep:
                 )
         self.table_optimizer.check_gradients()
 
-    def _lasting_tensors(self) -> dict[str, Tensor]:
+    def lasting_tensors(self) -> dict[str, Tensor]:
         """Dense weights and moments: they are updated in place."""
         tensors: dict[str, Tensor] = {}
         for name, weight in self._weights.items():

@@ -6,7 +6,8 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,15 +19,17 @@ from torch import Tensor
 from remi_fast import files
 from remi_fast.config import Config
 from remi_fast.data.dataset import Dataset
-from remi_fast.data.loader import BatchLoader
 from remi_fast.errors import ConfigError, DataError, RunFolderError
+from remi_fast.kernels.device_batches import device_bytes
 from remi_fast.kernels.native import C
 from remi_fast.models.recommender import MultiInterestModel, make_model
 from remi_fast.retrieval.evaluate import evaluate, held_out_users
 from remi_fast.training import checkpoint, popularity
 from remi_fast.training.candidates import check_number, needs_counts
 from remi_fast.training.diagnostics import diagnose
+from remi_fast.training.engines import make_engine
 from remi_fast.training.frequencies import target_frequencies, training_counts
+from remi_fast.training.placement import training_device
 from remi_fast.training.progress import TrainingProgress
 from remi_fast.training.run_folder import MetricsLog, RunFolder
 from remi_fast.training.step import StepLoss, TrainingStep
@@ -43,7 +46,7 @@ class Trainer:
     def __init__(self, run: RunFolder, dataset: Dataset, config: Config) -> None:
         set_threads(config.train.threads)
         self.run, self.dataset, self.config = run, dataset, config
-        self.model = new_model(config, dataset.num_items)
+        self.model = new_model(config, dataset.num_items).to(training_device(config))
         self.training_step = TrainingStep(self.model, config, self._counts())
         self.step = 0
         self.best: dict[str, Any] = {"step": 0, "valid": {}}
@@ -80,58 +83,42 @@ class Trainer:
 
     def fit(self) -> dict[str, Any]:
         """Train until the steps or the patience are used up, or Ctrl-C; return the result."""
+        self._make_steps()
+        if self.interrupted:
+            self._save()
+            return {"interrupted": True, "step": self.step}
+        return self._finish()
+
+    def _make_steps(self) -> None:
         train = self.config.train
         with (
             MetricsLog(self.run, resume_step=self.step) as log,
-            self._loader() as loader,
+            closing(make_engine(self.training_step, self.dataset, self.step)) as engine,
             self._stop_on_interrupt(),
             TrainingProgress(train) as shown,
         ):
-            for batch in loader:
-                if self.step >= train.steps or self._out_of_patience() or self.interrupted:
-                    break
+            while self.step < train.steps and not (self._out_of_patience() or self.interrupted):
                 started = time.perf_counter()
-                loss = self.training_step(self.step, batch.history, batch.length, batch.target)
-                self.step += 1
+                losses = engine.advance(self._steps_to_the_next_stop())
+                self.step += len(losses)
                 self.train_seconds += time.perf_counter() - started
-                self._log(log, loss)
+                self._log(log, losses)
                 shown.update(self)
                 evaluated = self.step % train.eval_every == 0 or self.step == train.steps
                 if evaluated:
                     shown.evaluated(self._validate(log))
                 if self.step % (train.checkpoint_every or train.eval_every) == 0 or evaluated:
                     self._save()
-        if self.interrupted:
-            self._save()
-            return {"interrupted": True, "step": self.step}
-        return self._finish()
 
-    def _loader(self) -> BatchLoader:
+    def _steps_to_the_next_stop(self) -> int:
+        """To the next line of the log, validation, checkpoint, or the end."""
         train = self.config.train
-        loader = BatchLoader(
-            self.dataset.items,
-            self.dataset.train_users,
-            self.dataset.train_spans,
-            batch_size=train.batch_size,
-            max_history=self.config.model.max_history,
-            seed=train.seed,
-            sampling=train.sampling,
-            min_history=train.min_history,
-            threads=1,
-            start_step=self.step,
-        )
-        if loader.skipped_users:
-            logger.warning(
-                "%d training users have fewer than %d items and are skipped",
-                loader.skipped_users,
-                train.min_history + 1,
-            )
-        if loader.with_replacement:
-            logger.warning("fewer users than the batch size: batches draw with replacement")
-        return loader
+        periods = LOG_EVERY, train.eval_every, train.checkpoint_every or train.eval_every
+        return min(train.steps - self.step, *(each - self.step % each for each in periods))
 
-    def _log(self, log: MetricsLog, loss: StepLoss) -> None:
-        self._mean.add(loss)
+    def _log(self, log: MetricsLog, losses: list[StepLoss]) -> None:
+        for loss in losses:
+            self._mean.add(loss)
         if self.step % LOG_EVERY == 0:
             means = self._mean.take(self.config.loss.name)
             log.write({"step": self.step, **means, "beta": self.beta, **self.speed()})
@@ -282,6 +269,8 @@ def load_model(run: RunFolder, config: Config, num_items: int) -> MultiInterestM
         raise RunFolderError(
             f"{run.path}: has no best checkpoint yet; train it (on) until its first validation"
         )
+    if config.train.backend == "triton":  # of a GPU that need not be here
+        config = replace(config, train=replace(config.train, backend="auto"))
     model = new_model(config, num_items)
     checkpoint.load_weights(run.best, model)
     return model
@@ -299,24 +288,33 @@ def check(dataset: Dataset, config: Config) -> None:
             f"{config.train.min_history}"
         )
     check_number(config.loss, dataset.num_items)
-    _check_memory(config, dataset.num_items)
+    cpu = torch.device("cpu")
+    device = cpu if config.model.name == "pop" else training_device(config)
+    _check_memory(config, dataset, device)
 
 
-def _check_memory(config: Config, num_items: int) -> None:
-    """What is needed at the very least: the table with its moments, the batch's vectors."""
+def _check_memory(config: Config, dataset: Dataset, device: torch.device) -> None:
+    """What is needed at the very least: the table with its moments, the batch's vectors, and on a
+    GPU the dataset."""
+    num_items = dataset.num_items
     model, batch = config.model, config.train.batch_size
     table = 0 if model.name == "pop" else 3 * num_items * model.dim
     samples = batch * (model.max_history + model.num_interests) * model.dim
     routing = batch * model.max_history * model.num_interests
     negatives = num_items - 1 if config.loss.sampler == "full" else config.loss.num_negatives
     need = 4 * (table + samples + routing + negatives * model.dim)
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "this machine"
+    if device.type == "cuda":
+        there, where = torch.cuda.mem_get_info(device)[0], "the GPU that are free"
+        need += device_bytes(
+            dataset.items, dataset.train_spans, min_history=config.train.min_history
+        )
     if need > there:
         raise ConfigError(
             f"model.dim {model.dim}, num_interests {model.num_interests}, max_history "
             f"{model.max_history}, train.batch_size {batch}, {negatives} negatives: with "
             f"{num_items} items these need {need / 2**30:,.0f} GiB of memory or more, expected at "
-            f"most the {there / 2**30:,.0f} GiB of this machine"
+            f"most the {there / 2**30:,.0f} GiB of {where}"
         )
 
 

@@ -6,12 +6,12 @@ import statistics
 import pytest
 import torch
 
-from remi_fast.benchmark import steps
+from remi_fast.benchmark import resources, steps
 from remi_fast.benchmark.phases import phases
-from remi_fast.benchmark.steps import PLAIN, REMI, Data, check, check_memory, compare
+from remi_fast.benchmark.steps import PLAIN, REMI, Data, check, check_memory, compare, contestants
 from remi_fast.benchmark.turns import compared, take_turns
 from remi_fast.cli import main
-from remi_fast.config import Config, TrainConfig
+from remi_fast.config import Config, LossConfig, ModelConfig, TrainConfig
 from remi_fast.errors import ConfigError
 
 ITEMS, USERS, BATCH = 300, 40, 16
@@ -21,17 +21,25 @@ EAGER = {
     "published, without them",
     "repaired: our loader, fused Adam",
 }
-CONFIG = Config(train=TrainConfig(batch_size=BATCH))
+CONFIG = steps.settings(BATCH)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_copies():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(resources.COPIED, "cpu", 1 << 16)
+        yield
 
 
 @pytest.fixture(scope="module")
 def case():
-    return compare(Data(ITEMS, USERS), BATCH, peers="eager", rounds=3, seconds=0.001)
+    return compare(Data(ITEMS, USERS), CONFIG, peers="eager", rounds=3, seconds=0.001)
 
 
 def test_everyone_takes_part(case):
     assert case["contestants"].keys() == OURS | EAGER
-    assert (case["batch_size"], case["items"]) == (BATCH, ITEMS)
+    assert (case["batch_size"], case["items"], case["negatives"]) == (BATCH, ITEMS, 10 * BATCH)
+    assert (case["device"], case["precision"]) == ("cpu", "fp32")
     for row in case["contestants"].values():
         assert len(row["rounds"]) == 3 and min(row["rounds"]) > 0
         assert row["ms"] == pytest.approx(statistics.median(row["rounds"]), abs=1e-3)
@@ -79,6 +87,38 @@ def test_contestants_that_differ_are_refused(monkeypatch, where):
         check(Data(ITEMS, USERS), CONFIG)
 
 
+def test_who_takes_part():
+    def names(batch, peers):
+        return contestants(Data(ITEMS, USERS), steps.settings(batch), peers).keys()
+
+    assert names(1024, "none") == OURS
+    assert names(1024, "all") == OURS | EAGER | {"repaired and torch.compile"}
+    assert names(2048, "eager") == OURS | {"repaired: our loader, fused Adam"}
+
+
+def test_a_peer_that_cannot_run_says_why(monkeypatch):
+    def no_compiler(*arguments, **options):
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    found = compare(Data(ITEMS, USERS), CONFIG, peers="all", rounds=1, seconds=0.001)
+    assert found["cannot"] == {"repaired and torch.compile": "RuntimeError: no C++ compiler"}
+    assert found["contestants"].keys() == OURS | EAGER
+    monkeypatch.setattr(steps, "ours", no_compiler)
+    with pytest.raises(RuntimeError, match="no C"):
+        compare(Data(ITEMS, USERS), CONFIG, peers="none", rounds=1, seconds=0.001)
+
+
+def test_the_engine_of_a_gpu_is_checked_like_the_other():
+    train = TrainConfig(batch_size=8, steps=100, backend="triton")  # interpreted without a GPU
+    config = Config(model=ModelConfig(dim=16), loss=LossConfig(num_negatives=32), train=train)
+    data = Data(60, 30)
+    found = check(data, config)
+    assert found["loss"] == pytest.approx(found["loss_of_peer"], rel=1e-5)
+    _, engine = steps.engine(data, config)
+    assert type(engine).__name__ == "DeviceStep" and len(engine.advance(3)) == 3
+
+
 def test_parts_add_up_and_training_is_not_disturbed():
     found = phases(Data(ITEMS, USERS), CONFIG, steps=20)
     assert list(found) == [
@@ -87,9 +127,10 @@ def test_parts_add_up_and_training_is_not_disturbed():
         "gather",
         "extractor",
         "loss",
-        "extractor update",
+        "backward",
         "table update",
-        "backward and the rest",
+        "extractor update",
+        "the rest",
     ]
     assert min(found.values()) > 0
 
@@ -102,7 +143,7 @@ def test_what_does_not_fit_is_refused():
 
 def test_the_command(tmp_path, capsys):
     words = ["bench", "--num-items", "200", "300", "--batch-size", "8", "--users", "30"]
-    words += ["--rounds", "1", "--seconds", "0.001", "--peers", "none"]
+    words += ["--rounds", "1", "--seconds", "0.001", "--peers", "none", "--threads", "1"]
     assert main([*words, "--json", "--out", str(tmp_path / "a.json")]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / "a.json").read_text())
@@ -112,7 +153,29 @@ def test_the_command(tmp_path, capsys):
     assert main(words) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "batch 8, 300 items" in shown and "times as long as plain sampled softmax" in shown
-    assert "backward and the rest" in shown
+    assert "the rest" in shown and "of floor" in shown and "floor: " in shown
+
+
+def test_precision_is_of_a_gpu(capsys):
+    words = ["bench", "--num-items", "200", "--users", "200", "--precision", "fp32", "bf16"]
+    assert main(words) == 2
+    assert "train.precision: got 'bf16' on a CPU" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("precision, dtype", [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_peers_have_the_same_arithmetic(monkeypatch, precision, dtype):
+    config = Config(train=TrainConfig(batch_size=8, precision=precision, backend="triton"))
+    seen = []
+    whole = steps.EagerModel.forward
+
+    def forward(*arguments):
+        seen.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
+        return whole(*arguments)
+
+    monkeypatch.setattr(steps.EagerModel, "forward", forward)
+    data = Data(60, 30)
+    steps.eager(data, config, steps.tensors(data.loader(config)), fused=True).run()
+    assert seen == [dtype]
 
 
 def test_the_picture(case, tmp_path):

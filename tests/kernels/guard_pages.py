@@ -1,8 +1,8 @@
 """Every tensor of every launch between two pages that may not be touched; see test_memory_safety.
 
 `python -m tests.kernels.guard_pages loss` runs the loss over odd shapes, `adam` deferred Adam,
-`capsules` capsule routing, `batches` device batches, `attention` the extractor; `control` reads one
-element too many, and has to die of it.
+`capsules` capsule routing, `batches` device batches, `attention` the extractor, `guard` the look at
+a step; `control` reads one element too many, and has to die of it.
 """
 
 import os
@@ -15,6 +15,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from torch.utils._pytree import tree_leaves, tree_map
 
 import remi_fast.functional as F
 from remi_fast.kernels import (
@@ -25,17 +26,20 @@ from remi_fast.kernels import (
     negatives,
     runtime,
     self_attentive_launch,
+    step_guard_launch,
 )
 from remi_fast.kernels.capsule_routing import capsule_routing
 from remi_fast.kernels.deferred_adam_state import AdamState, StepTable
 from remi_fast.kernels.device_batches import Buffers, Sequences, draw_batch
 from remi_fast.kernels.multi_interest_ihn_loss import multi_interest_ihn_loss_rows
 from remi_fast.kernels.self_attentive import self_attentive_extractor
+from remi_fast.kernels.step_guard import StepGuard, StepMade, look
 from tests.kernels.pages import between_guards
 from tests.kernels.test_capsule_routing import shape_triton as shape_capsules
 from tests.kernels.test_deferred_adam import shape_triton as shape_adam
 from tests.kernels.test_ihn_loss import shape_triton
 from tests.kernels.test_self_attentive_triton import shape_triton as shape_attention
+from tests.kernels.test_step_guard import shape_triton as shape_guard
 
 
 def guarded(x, at_end):
@@ -52,15 +56,16 @@ def guard_launches(at_end, monkeypatch):
     """Let every kernel work on guarded copies of its tensors."""
 
     def launch(kernel, grid, *arguments, **options):
-        tensors = [x for x in arguments if isinstance(x, torch.Tensor)]
+        tensors = [x for x in tree_leaves(arguments) if isinstance(x, torch.Tensor)]
         copies = {id(x): guarded(x.detach(), at_end) for x in tensors}
-        runtime.launch(kernel, grid, *(copies.get(id(x), x) for x in arguments), **options)
+        arguments = tree_map(lambda x: copies.get(id(x), x), arguments)
+        runtime.launch(kernel, grid, *arguments, **options)
         for x in tensors:
             x.detach().copy_(copies[id(x)])
 
     for module in (
         capsule_routing_launch, deferred_adam_launch, device_batches_launch, ihn_loss_launch,
-        negatives, self_attentive_launch,
+        negatives, self_attentive_launch, step_guard_launch,
     ):  # fmt: skip
         monkeypatch.setattr(module, "launch", launch, raising=False)
 
@@ -118,14 +123,14 @@ def run_adam(sizes, ids):
     state = AdamState(*(torch.ones(sizes) for _ in range(3)), torch.ones(sizes[0]).int())
     table, ids = StepTable(0.9, 0.999, 1e-8), torch.tensor(ids)
     rows = deferred_adam_launch.sort_ids(ids, sizes[0])
-    read = []
+    read, found_inf = [], torch.zeros(())
     for missed in (1, 7, 1):
         for _ in range(missed):
             table.advance(1e-3)
         deferred_adam_launch.catch_up(state, table, rows)
         read.append(deferred_adam_launch.read(state, table, ids, up_to_date=True).nan_to_num(7))
         gradients = torch.ones(len(ids), sizes[1])
-        deferred_adam_launch.update(state, table, rows, gradients)
+        deferred_adam_launch.update(state, table, rows, gradients, found_inf)
         read.append(deferred_adam_launch.read(state, table, ids).nan_to_num(7))
     table.advance(1e-3)
     deferred_adam_launch.catch_up(state, table, None)
@@ -198,6 +203,28 @@ def run_batches(sizes, every_target_once):
     return drawn
 
 
+def guard_cases():
+    """Samples, ids, dimension and sizes of the dense tensors; the last row is among the ids."""
+    yield 1, [1], 1, (1,)
+    yield 33, [8, 0, -1, 9, 8, 3, 8], 5, (31, 33, 0, 64)
+    yield 3, [8] * 40, 33, ()
+
+
+def run_guard(batch, ids, dim, sizes):
+    """Flags and losses, of finite numbers and not."""
+    results = []
+    for last in (1.0, torch.inf):
+        state = AdamState(*(torch.ones(9, dim) for _ in range(3)), torch.ones(9).int())
+        guard = StepGuard(3, torch.device("cpu"))
+        gradients, losses = torch.ones(len(ids), dim), torch.ones(batch)
+        gradients[-1, -1] = last
+        dense = [torch.ones(size) for size in sizes]
+        made = StepMade(losses, losses.clone(), torch.tensor(ids), gradients, dense)
+        look(guard, torch.tensor([5]), made, state, rr_weight=2.0, backend="triton")
+        results += [guard.found_inf, guard.forward, guard.losses]
+    return results
+
+
 def run_all(cases, run):
     for case in cases():
         results = []
@@ -229,6 +256,7 @@ if __name__ == "__main__":
         shape_adam(tiles)
         shape_capsules(tiles)
         shape_attention(tiles)
+        shape_guard(tiles)
         if sys.argv[1] == "control":
             control()
         else:
@@ -238,6 +266,7 @@ if __name__ == "__main__":
                 "capsules": (capsule_cases, run_capsules),
                 "attention": (attention_cases, run_attention),
                 "batches": (batch_cases, run_batches),
+                "guard": (guard_cases, run_guard),
             }
             run_all(*kinds[sys.argv[1]])
     print("done", flush=True)  # noqa: T201

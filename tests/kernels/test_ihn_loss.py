@@ -11,14 +11,13 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from remi_fast.kernels import ihn_loss_launch, ihn_loss_tiled, reference
 from remi_fast.kernels.ihn_loss import ihn_loss
 from remi_fast.kernels.runtime import rounded
 from tests.device import DEVICE
 from tests.kernels.errors import with_gradients, within_budget
+from tests.properties import given, settings, st
 
 BETAS = [0.0, 0.1, 0.37, 0.5, 1.0, 10.0]  # 0.37 needs two exponentials
 BACKENDS = ["native", "triton"]

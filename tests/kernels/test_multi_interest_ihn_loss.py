@@ -4,8 +4,6 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import remi_fast.functional as F
 from remi_fast.kernels import reference
@@ -13,6 +11,7 @@ from remi_fast.kernels.multi_interest_ihn_loss import multi_interest_ihn_loss_ro
 from tests.device import DEVICE
 from tests.kernels.errors import with_gradients, within_budget
 from tests.kernels.test_ihn_loss import poisoned_memory, shape_triton
+from tests.properties import given, settings, st
 
 BACKENDS = ["native", "triton"]
 

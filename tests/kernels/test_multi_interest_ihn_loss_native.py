@@ -7,8 +7,6 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import remi_fast.functional as F
 from remi_fast.kernels import multi_interest_ihn_loss_native as native
@@ -16,6 +14,7 @@ from remi_fast.kernels import reference
 from remi_fast.kernels.ihn_loss import check_options
 from remi_fast.kernels.native import C
 from tests.kernels.errors import with_gradients, within_budget
+from tests.properties import given, settings, st
 
 pytestmark = pytest.mark.skipif(
     not C.ihn_loss_available(), reason="the C++ loss needs AVX2; PyTorch tiles stand in for it"

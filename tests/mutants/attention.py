@@ -163,8 +163,8 @@ HOST = [
          "grad_interests = history.new_zeros(",
          "grad_interests = history.new_ones("),
         ("any number of interests", TOO_MANY,
-         "    if w2.shape[1] > _MAX_TRITON_INTERESTS:",
-         "    if w2.shape[1] > 2 * _MAX_TRITON_INTERESTS:"),
+         "    if w2.shape[1] > MAX_TRITON_INTERESTS:",
+         "    if w2.shape[1] > 2 * MAX_TRITON_INTERESTS:"),
     ),
 ]  # fmt: skip
 

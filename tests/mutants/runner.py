@@ -145,7 +145,8 @@ def _judge(mutant: Mutant, tree: Path, question: Connection) -> None:
 
 def plant(mutant: Mutant, tree: Path) -> None:
     """Make `tree` a small checkout with the mutant in it, to run tests in."""
-    for package in ("csrc", "kernels", "remi_fast", "tests"):  # remi_fast/kernels is a link: kept
+    packages = "bench", "csrc", "kernels", "remi_fast", "tests"  # remi_fast/kernels is a link: kept
+    for package in packages:
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / package, tree / package, symlinks=True, ignore=ignore)
     shutil.copy(ROOT / "pyproject.toml", tree)

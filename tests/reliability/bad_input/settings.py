@@ -103,7 +103,7 @@ CASES = [
         kind=2,
     ),
     accepted("gbce", f"{TRAIN} --loss.name=gbce --loss.beta=0", trained(gbce_t=0.75)),
-    option("an unknown device", "--train.device=cuda", "cuda", "one of auto, cpu"),
+    option("an unknown device", "--train.device=tpu", "tpu", "one of auto, cpu, cuda"),
     option("a word for a truth", "--loss.mask_hits=maybe", "maybe", "true or false"),
     option("null", "--model.dim=null", "got None", "a whole number"),
     refused(

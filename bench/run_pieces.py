@@ -1,0 +1,223 @@
+"""Run what waits for a GPU, piece by piece, each within its own time; go on where it was left.
+
+    sh bench/run_gpu.sh [--plan | --rehearse] [--again] [--within S] [--limit S] [PIECE...]
+
+A piece that passed is skipped. Results are bench/results/gpu_PIECE.json, gpu_pieces.json says how
+each piece ended, the output is build/gpu/PIECE.log; where OUT names a folder, all of it is in
+$OUT/gpu_results.tgz after every piece, to be unpacked at the root of the repository.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from contextlib import suppress
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from bench import results
+from bench.gpu_pieces import DATA, ROOT, Piece, chosen
+
+LOGS = ROOT / "build" / "gpu"
+REHEARSAL = ROOT / "build" / "rehearsal"
+SHOWN = 25  # last lines of a piece's output
+PASSED, FAILED, LATE, CANNOT, WAITING = "passed", "failed", "out of time", "cannot", "not started"
+
+
+class Index:
+    """How each piece ended: gpu_pieces.json beside the results."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "gpu_pieces.json"
+        self.ended: dict[str, dict[str, Any]] = {}
+        if self._path.exists():
+            self.ended = json.loads(self._path.read_text(encoding="utf-8"))
+
+    def passed(self, piece: Piece) -> bool:
+        return self.ended.get(piece.name, {}).get("status") == PASSED
+
+    def record(self, piece: Piece, ending: dict[str, Any]) -> None:
+        self.ended[piece.name] = ending
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text(json.dumps(self.ended, indent=1) + "\n", encoding="utf-8")
+
+
+def free_gpu_memory() -> int:
+    """Bytes; 0 where there is no GPU. In a process of its own, which gives all back."""
+    code = "import torch; print(torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return int(done.stdout.strip() or 0)
+
+
+@cache
+def cannot_watch(program: str) -> str:
+    """Why the program (compute-sanitizer) cannot run others on this GPU; empty where it can."""
+    if shutil.which(program) is None:
+        return f"{program} is not installed"
+    command = [program, sys.executable, "-c", "import torch; torch.ones(9, device='cuda').sum()"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else f"{program}: {done.stdout.strip()[-200:]}"
+
+
+def unable(piece: Piece, free: int, rehearsal: bool) -> str:
+    """Why the piece cannot run here; empty where it can."""
+    if DATA in piece.command and not os.environ.get("REMI_FAST_DATA"):
+        return "REMI_FAST_DATA names no folder made by `remi-fast prepare`"
+    if rehearsal:
+        return ""
+    if piece.under and (reason := cannot_watch(piece.under[0])):
+        return reason
+    if free < piece.gib << 30:
+        return f"needs {piece.gib} GiB of GPU memory, {free / 2**30:.0f} are free"
+    return ""
+
+
+def words(piece: Piece, report: Path, rehearsal: bool) -> list[str]:
+    """The command line."""
+    given = [os.environ.get("REMI_FAST_DATA", "") if w == DATA else w for w in piece.command]
+    if piece.is_test:
+        given.append(f"--junitxml={report}")
+    under = [] if rehearsal else piece.under
+    return [*under, sys.executable, "-m", *given, *(piece.small if rehearsal else ())]
+
+
+def run(piece: Piece, logs: Path, rehearsal: bool) -> dict[str, Any]:
+    """Run the piece within its limit; its output goes to a file of `logs`."""
+    logs.mkdir(parents=True, exist_ok=True)
+    report = logs / f"{piece.name}.xml"
+    report.unlink(missing_ok=True)
+    start = time.monotonic()
+    with open(logs / f"{piece.name}.log", "wb") as log:
+        process = subprocess.Popen(
+            words(piece, report, rehearsal),
+            cwd=ROOT,
+            env=os.environ | ({"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if piece.under else {}),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            process_group=0,  # what it starts ends with it
+        )
+        try:
+            status = PASSED if process.wait(piece.limit) == 0 else FAILED
+        except subprocess.TimeoutExpired:
+            status = LATE
+        finally:
+            with suppress(ProcessLookupError):  # all have ended
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    ending = {"status": status, "seconds": round(time.monotonic() - start, 1)}
+    if piece.is_test and report.exists() and not rehearsal:
+        tests = tests_of(report)
+        results.save(f"gpu_{piece.name}", ending | tests)
+        ending["tests"] = tests["tests"]
+    return ending | {"commit": results.commit()}
+
+
+def tests_of(report: Path) -> dict[str, Any]:
+    """Numbers, failed tests and why tests were skipped, from pytest's report."""
+    counts = {"passed": 0, "failed": 0, "skipped": 0}
+    failed, skipped = [], set()
+    for case in ElementTree.parse(report).iter("testcase"):
+        outcome = {child.tag: child for child in case}
+        if "failure" in outcome or "error" in outcome:
+            counts["failed"] += 1
+            failed.append(case.get("name"))
+        elif "skipped" in outcome:
+            counts["skipped"] += 1
+            skipped.add(outcome["skipped"].get("message"))
+        else:
+            counts["passed"] += 1
+    return {"tests": counts, "failed": failed, "skipped because": sorted(map(str, skipped))}
+
+
+def hand_out(folder: Path, logs: Path) -> None:
+    """All that there is so far as one file in $OUT."""
+    if not os.environ.get("OUT"):
+        return
+    with tarfile.open(Path(os.environ["OUT"]) / "gpu_results.tgz", "w:gz") as archive:
+        for path in [*sorted(folder.glob("gpu_*.json")), *sorted(logs.glob("*.log"))]:
+            archive.add(path, path.relative_to(ROOT) if path.is_relative_to(ROOT) else path.name)
+
+
+def go_through(todo: list[Piece], options: argparse.Namespace, free: int) -> dict[str, str]:
+    """Run the pieces that have not passed; return how every one stands."""
+    folder, logs = results.FOLDER, LOGS
+    if options.rehearse:
+        folder = logs = Path(os.environ["REMI_FAST_RESULTS"])
+    index = Index(folder)
+    end = time.monotonic() + options.within
+    stands = {}
+    for piece in todo:
+        if index.passed(piece) and not options.again:
+            stands[piece.name] = f"{PASSED} before, at {index.ended[piece.name]['commit']}"
+            continue
+        if reason := unable(piece, free, options.rehearse):
+            ending = {"status": CANNOT, "why": reason}
+        elif time.monotonic() + piece.limit > end:
+            stands[piece.name] = WAITING
+            continue
+        else:
+            print(f"\n== {piece.name}: {piece.what}, {piece.limit} s at most", flush=True)
+            ending = run(piece, logs, options.rehearse)
+            output = (logs / f"{piece.name}.log").read_text(encoding="utf-8", errors="replace")
+            print("\n".join(output.splitlines()[-SHOWN:]), flush=True)
+        index.record(piece, ending)
+        hand_out(folder, logs)
+        stands[piece.name] = ", ".join(str(value) for value in ending.values())
+    return stands
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the script."""
+    made = argparse.ArgumentParser(prog="sh bench/run_gpu.sh", description=__doc__.split("\n")[0])
+    made.add_argument("pieces", nargs="*", metavar="PIECE", help="all without; see --plan")
+    made.add_argument("--plan", action="store_true", help="print pieces and limits, run nothing")
+    made.add_argument("--again", action="store_true", help="also what has passed")
+    made.add_argument(
+        "--within", type=float, default=float("inf"), metavar="SECONDS",
+        help="start no piece whose limit would end later",
+    )  # fmt: skip
+    made.add_argument("--limit", type=int, metavar="SECONDS", help="another one, of every piece")
+    made.add_argument(
+        "--rehearse", action="store_true", help="small forms, anywhere, into build/rehearsal"
+    )
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 if all pieces passed or cannot run here, 1 if not, 2 for bad usage."""
+    options = parser().parse_args(arguments)
+    try:
+        todo = [replace(p, limit=options.limit or p.limit) for p in chosen(options.pieces)]
+    except ValueError as error:
+        parser().error(str(error))
+    if options.plan:
+        for piece in todo:
+            print(f"{piece.name:<40}{piece.limit:>4} s  {piece.what}")
+        print(f"{len(todo)} pieces, {sum(piece.limit for piece in todo)} s at most")
+        return 0
+    free = free_gpu_memory()
+    if not free and not options.rehearse:
+        print("no GPU here; --rehearse runs the small forms anywhere", file=sys.stderr)
+        return 1
+    if options.rehearse:
+        os.environ.setdefault("REMI_FAST_RESULTS", str(REHEARSAL))
+        options.again = True
+    stands = go_through(todo, options, free)
+    print()
+    for name, how in stands.items():
+        print(f"{name:<40}{how}")
+    fine = all(how.startswith((PASSED, CANNOT)) for how in stands.values())
+    return 0 if fine else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""What a training step takes besides time: GPU memory, kernels, bytes it has to move at least."""
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from remi_fast.benchmark.turns import Run, measure
+
+COPIED = {"cpu": 1 << 28, "cuda": 1 << 30}  # bytes: several times the caches
+SHOWN = 12  # kernels that take longest
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes a second, those read and those written, of a large copy: the median of five."""
+    source = torch.ones(COPIED[device.type], dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    seconds = [1e-3 * measure(lambda: target.copy_(source), 0.05) for _ in range(5)]
+    return 2 * len(source) / statistics.median(seconds)
+
+
+def table_traffic(places: float, distinct: float, dim: int) -> float:
+    """Bytes that a step moves at least for its rows of the item table, with Adam's moments.
+
+    The gather reads each of the `distinct` rows once; backward writes a gradient of each of the
+    `places` where a row is used, and the update reads it; the update reads and writes weight, both
+    moments (float32) and the step of the last touch of each row.
+    """
+    row = 4 * dim
+    return distinct * (row + 6 * row + 8) + places * 2 * row
+
+
+def peak_memory(make: Callable[[], Any], device: torch.device) -> tuple[Any, int | None]:
+    """What `make` makes, run twice, and the GPU memory in bytes that this needed.
+
+    None on a CPU, whose allocator does not say.
+    """
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    made = make()
+    for _ in range(2):
+        made.run()
+    if not on_gpu:
+        return made, None
+    torch.cuda.synchronize()
+    return made, torch.cuda.max_memory_allocated() - before
+
+
+def launched(run: Run, steps: int) -> dict[str, Any]:
+    """What one call of `run`, which makes so many steps, launches on the GPU (see `counted`)."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        run()
+        torch.cuda.synchronize()
+    return counted(profiler.events(), steps)
+
+
+def counted(events: Iterable[Any], steps: int) -> dict[str, Any]:
+    """Of a profiler's events, a step: kernels, copies and fills, and microseconds by name; nothing
+    where it saw no kernel."""
+    kernels, copies, taken = 0, 0, Counter[str]()
+    for event in events:
+        if event.device_type != torch.autograd.DeviceType.CUDA or event.is_user_annotation:
+            continue
+        if event.name.startswith(("Memcpy", "Memset")):
+            copies += 1
+        else:
+            kernels += 1
+        taken[event.name] += event.time_range.elapsed_us()
+    if not kernels:
+        return {}
+    return {
+        "kernels": round(kernels / steps, 2),
+        "copies": round(copies / steps, 2),
+        "kernel_us": {name: round(us / steps, 3) for name, us in taken.most_common(SHOWN)},
+    }

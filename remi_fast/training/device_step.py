@@ -1,0 +1,138 @@
+"""Training steps that need no host: batch, negatives, losses, gradients and updates on the device.
+
+On a GPU several steps are one CUDA graph, captured once. Anywhere else, and for the steps that are
+fewer than a graph's, the same function launches the same kernels one by one, with the same bits.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from remi_fast.data.device_loader import DeviceBatchLoader
+from remi_fast.kernels.step_guard import StepGuard, StepMade, look
+from remi_fast.losses import rr_weight
+from remi_fast.training.step import StepLoss, TrainingStep
+
+STEPS_A_REPLAY = 20  # divides the steps between two log lines
+_READ_AT_ONCE = 1000  # steps whose losses are kept on the device, until the host reads them
+_WARM_UP = 2  # steps before a capture: the first makes Adam's state, the second is as all others
+
+
+class DeviceStep:
+    """Makes the steps of a TrainingStep whose model is on the device, from the step it is at.
+
+    A guard looks at every step there. The host looks when it reads the losses; what is not finite
+    has changed nothing by then, however many steps were launched after it.
+    """
+
+    def __init__(
+        self,
+        training_step: TrainingStep,
+        batches: DeviceBatchLoader,
+        *,
+        steps_a_replay: int = STEPS_A_REPLAY,
+    ) -> None:
+        """batches: on the device of the model."""
+        self._made_of, self._batches = training_step, batches
+        self._loss = training_step.config.loss
+        self._optimizer = training_step.table_optimizer
+        self._optimizer.reserve(training_step.config.train.steps)  # a graph reads it where it is
+        self._number = self._optimizer.step_on_device
+        self._guard = StepGuard(_READ_AT_ONCE, self._number.device)
+        training_step.dense_optimizer.found_inf = self._guard.found_inf
+        self._steps_a_replay = steps_a_replay
+        self._replay: Callable[[], None] | None = None
+
+    def advance(self, most: int) -> list[StepLoss]:
+        """Make `most` steps, or as many as are read at once; their losses.
+
+        Raises NonFiniteError, naming step, tensor and row, where something is infinite or NaN:
+        nothing was updated from that step on.
+        """
+        first, count = self._optimizer.steps_taken, min(most, _READ_AT_ONCE)
+        growing = min(count, max(0, self._loss.beta_warmup - first))  # steps of another beta each
+        self._optimizer.announce(count)
+        if self._replay is None and count - growing >= self._steps_a_replay:
+            self._replay = self._recorded()
+        step, end = first, first + count
+        while step < end:
+            if self._replay and step >= first + growing and end - step >= self._steps_a_replay:
+                self._replay()
+                step += self._steps_a_replay
+            else:
+                self._launch(self._loss.beta_at(step))
+                step += 1
+        found, losses = self._guard.read(first, count)
+        if found:
+            self._explain()
+        return [StepLoss(*means) for means in losses]
+
+    def close(self) -> None:
+        """Free what a graph holds."""
+        self._replay = None
+
+    def _launch(self, beta: float) -> None:
+        """One step, whose number is on the device: no value of any tensor is read here."""
+        model, number, guard = self._made_of, self._number, self._guard
+        batch = self._batches.draw(number)
+        ranking, rr = model.forward(number, batch.history, batch.length, batch.target, beta=beta)
+        model.backward(ranking, rr)
+        rows = self._optimizer.collect()
+        assert rows is not None
+        dense = [x.grad for x in model.model.extractor.parameters() if x.grad is not None]
+        dense += model.lasting_tensors().values()
+        made = StepMade(
+            ranking.detach(),
+            None if rr is None else rr.detach(),
+            rows.rows.ids,
+            rows.gradients,
+            dense,
+        )
+        look(
+            guard,
+            number,
+            made,
+            self._optimizer.rows_state,
+            rr_weight=rr_weight(self._loss.rr_lambda),
+            backend="triton",
+        )
+        self._optimizer.apply(rows, guard)
+        model.dense_optimizer.step()
+        model.dense_optimizer.zero_grad()
+
+    def _recorded(self) -> Callable[[], None]:
+        """What launches `steps_a_replay` steps of the full beta at once.
+
+        The guard is held meanwhile: nothing is updated, and the step stays the same.
+        """
+        self._guard.hold(True)
+        if self._number.is_cuda:
+            replay = self._captured().replay
+        else:
+            self._launch_several(_WARM_UP)
+            replay = partial(self._launch_several, self._steps_a_replay)
+        self._guard.hold(False)
+        return replay
+
+    def _captured(self) -> torch.cuda.CUDAGraph:
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            self._launch_several(_WARM_UP)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._launch_several(self._steps_a_replay)
+        return graph
+
+    def _launch_several(self, steps: int) -> None:
+        for _ in range(steps):
+            self._launch(self._loss.beta)
+
+    def _explain(self) -> None:
+        """Raise the NonFiniteError of the step that the guard held."""
+        step = int(self._number.item())
+        self._optimizer.rewind(step)
+        batch = self._batches.draw(self._number)
+        self._made_of.explain(step, batch.history, batch.length, batch.target)
