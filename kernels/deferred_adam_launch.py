@@ -40,15 +40,20 @@ def sort_ids(ids: Tensor, num_rows: int) -> SortedIds:
     return SortedIds(*ids.masked_fill(outside, -1).to(torch.int32).sort(stable=True))
 
 
-def catch_up(state: AdamState, steps: StepTable, rows: SortedIds | None) -> None:
-    """Bring these rows, or all, up to date in place."""
+def catch_up(
+    state: AdamState, steps: StepTable, rows: SortedIds | None, found_inf: Tensor | None = None
+) -> None:
+    """Bring these rows, or all, up to date in place.
+
+    found_inf, float32 of one: if that is not 0, nothing is changed.
+    """
     device_steps, sizes = steps.on(state.weight.device), _sizes(state)
     count = len(state.weight) if rows is None else len(rows.ids)
     launch(
         kernels.catch_up_kernel,
         (triton.cdiv(count, sizes["ROWS"]),),
-        *_tensors(state), None if rows is None else rows.ids, *_steps(device_steps), count,
-        LOG2_BETA1=_log2(steps.beta1), LOG2_BETA2=_log2(steps.beta2),
+        *_tensors(state), None if rows is None else rows.ids, *_steps(device_steps), found_inf,
+        count, LOG2_BETA1=_log2(steps.beta1), LOG2_BETA2=_log2(steps.beta2),
         **_missed(steps, sizes), **sizes, maxnreg=_REGISTERS,
     )  # fmt: skip
 
@@ -76,7 +81,7 @@ def update(
 ) -> None:
     """The current step of rows that are up to date; gradients (n, d), one an occurrence.
 
-    found_inf (1,) float32: if that is not 0, nothing is changed.
+    found_inf, float32 of one: if that is not 0, nothing is changed.
     """
     device_steps, sizes = steps.on(state.weight.device), _sizes(state)
     count, dim = len(rows.ids), sizes["D"]

@@ -8,11 +8,14 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from remi_fast.data.device_loader import DeviceBatchLoader
+from remi_fast.kernels.aside import Aside
+from remi_fast.kernels.device_batches import Buffers
 from remi_fast.kernels.step_guard import StepGuard, StepMade, look
 from remi_fast.losses import rr_weight
-from remi_fast.training.step import StepLoss, TrainingStep
+from remi_fast.training.step import Prepared, StepLoss, TrainingStep
 
 STEPS_A_REPLAY = 20  # divides the steps between two log lines
 _READ_AT_ONCE = 1000  # steps whose losses are kept on the device, until the host reads them
@@ -41,7 +44,12 @@ class DeviceStep:
         self._number = self._optimizer.step_on_device
         self._guard = StepGuard(_READ_AT_ONCE, self._number.device)
         training_step.dense_optimizer.found_inf = self._guard.found_inf
+        self._optimizer.heed(self._guard)
+        self._ahead, self._aside = Aside(self._number.device), Aside(self._number.device)
         self._steps_a_replay = steps_a_replay
+        most = max(steps_a_replay, _WARM_UP)
+        self._offsets = torch.arange(most, device=self._number.device)
+        self._buffers = [batches.buffers() for _ in range(most)]
         self._replay: Callable[[], None] | None = None
 
     def advance(self, most: int) -> list[StepLoss]:
@@ -61,7 +69,8 @@ class DeviceStep:
                 self._replay()
                 step += self._steps_a_replay
             else:
-                self._launch(self._loss.beta_at(step))
+                batch = self._prepare(self._number, self._buffers[0])
+                self._launch(batch, self._loss.beta_at(step))
                 step += 1
         found, losses = self._guard.read(first, count)
         if found:
@@ -72,16 +81,19 @@ class DeviceStep:
         """Free what a graph holds."""
         self._replay = None
 
-    def _launch(self, beta: float) -> None:
+    def _prepare(self, number: Tensor, into: Buffers) -> Prepared:
+        batch = self._batches.draw(number, into)
+        return self._made_of.prepare(number, batch.history, batch.length, batch.target)
+
+    def _launch(self, batch: Prepared, beta: float) -> None:
         """One step, whose number is on the device: no value of any tensor is read here."""
-        model, number, guard = self._made_of, self._number, self._guard
-        batch = self._batches.draw(number)
-        ranking, rr = model.forward(number, batch.history, batch.length, batch.target, beta=beta)
-        model.backward(ranking, rr)
+        made_of, guard = self._made_of, self._guard
+        ranking, rr = made_of.forward(self._number, batch, beta=beta)
+        made_of.backward(ranking, rr)
         rows = self._optimizer.collect()
         assert rows is not None
-        dense = [x.grad for x in model.model.extractor.parameters() if x.grad is not None]
-        dense += model.lasting_tensors().values()
+        dense = [x.grad for x in made_of.model.extractor.parameters() if x.grad is not None]
+        dense += made_of.lasting_tensors().values()
         made = StepMade(
             ranking.detach(),
             None if rr is None else rr.detach(),
@@ -91,15 +103,29 @@ class DeviceStep:
         )
         look(
             guard,
-            number,
+            self._number,
             made,
             self._optimizer.rows_state,
             rr_weight=rr_weight(self._loss.rr_lambda),
             backend="triton",
         )
-        self._optimizer.apply(rows, guard)
-        model.dense_optimizer.step()
-        model.dense_optimizer.zero_grad()
+        with self._aside:
+            made_of.dense_optimizer.step()
+            updated = self._aside.mark()
+        self._optimizer.apply(rows)
+        updated()
+        made_of.dense_optimizer.zero_grad()
+
+    def _launch_several(self, steps: int) -> None:
+        """Steps of the full beta; what they read is prepared beside those before them."""
+        numbers = (self._number + self._offsets[:steps]).split(1)
+        prepared = []
+        with self._ahead:
+            for number, buffers in zip(numbers, self._buffers, strict=False):
+                prepared.append((self._prepare(number, buffers), self._ahead.mark()))
+        for batch, is_there in prepared:  # all of them live until all steps are launched
+            is_there()
+            self._launch(batch, self._loss.beta)
 
     def _recorded(self) -> Callable[[], None]:
         """What launches `steps_a_replay` steps of the full beta at once.
@@ -126,13 +152,10 @@ class DeviceStep:
             self._launch_several(self._steps_a_replay)
         return graph
 
-    def _launch_several(self, steps: int) -> None:
-        for _ in range(steps):
-            self._launch(self._loss.beta)
-
     def _explain(self) -> None:
         """Raise the NonFiniteError of the step that the guard held."""
         step = int(self._number.item())
+        self._guard.hold(False)
         self._optimizer.rewind(step)
         batch = self._batches.draw(self._number)
         self._made_of.explain(step, batch.history, batch.length, batch.target)

@@ -253,10 +253,11 @@ def in_a_dense_moment(step, number, bad, monkeypatch):
 
 def in_the_loss(step, number, bad, monkeypatch):
     whole = objective_module.multi_interest_ihn_loss_rows
+    sample = torch.tensor([2], device=DEVICE)
 
     def broken(*arguments, **options):
         ihn, chosen, rr = whole(*arguments, **options)
-        return ihn.index_fill(0, torch.tensor([2], device=DEVICE), bad), chosen, rr
+        return ihn.index_fill(0, sample, bad), chosen, rr
 
     monkeypatch.setattr(objective_module, "multi_interest_ihn_loss_rows", broken)
     return f"the loss is {bad} .*ihn of sample 2 is {bad}"
@@ -264,10 +265,10 @@ def in_the_loss(step, number, bad, monkeypatch):
 
 def in_a_gradient(step, number, bad, monkeypatch):
     whole = objective_module.multi_interest_ihn_loss_rows
+    place = torch.zeros(BATCH, DIM, dtype=torch.bool, device=DEVICE)
+    place[1, 3] = True
 
     def broken(interests, target, *others, **options):
-        place = torch.zeros(BATCH, DIM, dtype=torch.bool, device=DEVICE)
-        place[1, 3] = True
         target.register_hook(lambda gradient: gradient.masked_fill(place, bad))
         return whole(interests, target, *others, **options)
 
