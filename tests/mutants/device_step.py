@@ -131,8 +131,8 @@ ENGINE = group(
      "        self._guard.hold(True)\n",
      ""),
     ("the guard is held for good", cut(3, 2),
-     "        self._guard.hold(False)\n",
-     ""),
+     "        self._guard.hold(False)\n        return replay",
+     "        return replay"),
     ("warming up before the number of the step is there", GOES_ON,
      "        self._optimizer.announce(count)\n"
      "        if self._replay is None and count - growing >= self._steps_a_replay:\n"
