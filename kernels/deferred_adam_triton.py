@@ -142,9 +142,9 @@ def catch_up_kernel(
         ids, heads = _heads(sorted_ids_ptr, positions, count)
         rows = ids.to(tl.int64)
     t = tl.load(step_ptr)
-    tau = tl.load(stamp_ptr + rows, mask=heads, other=0).to(tl.int64)
     if found_inf_ptr is not None:
-        tau = tl.where(tl.load(found_inf_ptr) == 0, tau, 0)
+        t = tl.where(tl.load(found_inf_ptr) == 0, t, 0)  # nothing is late
+    tau = tl.load(stamp_ptr + rows, mask=heads, other=0).to(tl.int64)
     late = (tau > 0) & (tau < t)
     gap = tl.where(late, t - tau, 0)
     offsets, mask = _block(rows, late, D, BLOCK_D)

@@ -23,7 +23,6 @@ NO_MATTER = f"{GUARD}padding_other_rows_and_ids_outside_do_not_matter"
 GUARDED = f"{MEMORY}nothing_is_touched_beyond_a_tensor[guard]"
 BETA = f"{DEVICE}steps_with_a_growing_beta_are_made_one_by_one"
 MIDST = f"{DEVICE}a_bad_step_in_the_midst_of_others"
-GOES_ON = f"{DEVICE}a_saved_state_goes_on_with_the_same_bits[3]"
 
 
 def looked(bad, backend="triton"):
@@ -133,13 +132,6 @@ ENGINE = group(
     ("the guard is held for good", cut(3, 2),
      "        self._guard.hold(False)\n        return replay",
      "        return replay"),
-    ("warming up before the number of the step is there", GOES_ON,
-     "        self._optimizer.announce(count)\n"
-     "        if self._replay is None and count - growing >= self._steps_a_replay:\n"
-     "            self._replay = self._recorded()\n",
-     "        if self._replay is None and count - growing >= self._steps_a_replay:\n"
-     "            self._replay = self._recorded()\n"
-     "        self._optimizer.announce(count)\n"),
     ("too many steps at the end", cut(3, 2),
      "and end - step >= self._steps_a_replay:\n                self._replay()",
      "and end - step >= 1:\n                self._replay()"),

@@ -336,8 +336,8 @@ OPTIMIZER = group(
      'rate = float(self.defaults["lr"])'),
     ("a step without gradients is none", f"{OPTIM}nothing_to_merge",
      "        if guard is None:\n            self._steps.advance",
-     "        if guard is None and used is not None and len(used.gradients):\n"
-     "            self._steps.advance"),
+     "        if guard is None and used is None:\n            pass\n"
+     "        elif guard is None:\n            self._steps.advance"),
     ("flushing brings nothing up to date", DENSE_ADAM,
      "kernel.flush(self._adam, self._steps, backend=self._backend)",
      "pass"),

@@ -33,7 +33,7 @@ def sequences():
     return items, np.arange(USERS, dtype=np.int32), np.stack([ends - lengths, ends], axis=1)
 
 
-DRAWING = {"batch_size": BATCH, "max_history": HISTORY, "seed": SEED}
+DRAWING = {"batch_size": BATCH, "max_history": HISTORY, "seed": SEED, "min_history": 1}
 COUNTS = torch.arange(ITEMS) + 1
 
 
