@@ -1,6 +1,7 @@
 """Steps that the device makes by itself: as the reference's, the same bits however they are cut,
 and stopped by what is not finite."""
 
+import copy
 import dataclasses
 import math
 
@@ -88,7 +89,7 @@ def same(one, other):
 
 def tensors(step):
     """Item table, up to date, and the extractor's weights."""
-    weights = [x.detach().cpu() for x in step.model.extractor.parameters()]
+    weights = [x.detach().cpu().clone() for x in step.model.extractor.parameters()]
     return [step.model.rows(0, ITEMS).cpu(), *weights]
 
 
@@ -350,3 +351,32 @@ def test_products_are_made_as_asked(monkeypatch, precision):
     assert torch.get_float32_matmul_precision() == before
     assert {x.dtype for x in tensors(step)} == {torch.float32}
     assert not torch.is_autocast_enabled(DEVICE)
+
+
+def put_into(step, other):
+    """The state of a step of the device, in the reference's."""
+    other.model.load_state_dict(step.model.state_dict())
+    state = step.table_optimizer.state_dict()
+    other.table_optimizer.load_state_dict(state)
+    if step.dense_optimizer.state:
+        other.dense_optimizer.load_state_dict(copy.deepcopy(step.dense_optimizer.state_dict()))
+        other.dense_optimizer.param_groups[0]["capturable"] = False
+
+
+def test_each_step_is_the_reference_s_from_the_same_state(at_scale):
+    """No error adds up from step to step: each may have that of its own arithmetic only."""
+    step, device = on_device(steps_a_replay=1)
+    other = made("reference")
+    loader = BatchLoader(*sequences(), threads=1, **DRAWING)
+    with loader:
+        for number in range(1000 if DEVICE == "cuda" else at_scale(6, 60)):
+            put_into(step, other)
+            before = tensors(step)
+            (loss,) = device.advance(1)
+            batch = loader.batch(number)
+            expected = other(number, batch.history, batch.length, batch.target)
+            assert dataclasses.astuple(loss) == pytest.approx(
+                dataclasses.astuple(expected), rel=2e-6, abs=1e-7
+            )
+            for mine, its, old in zip(tensors(step), tensors(other), before, strict=True):
+                torch.testing.assert_close(mine - old, its - old, rtol=1e-3, atol=RATE * 1e-4)
