@@ -97,6 +97,7 @@ def update(
     gradients: Tensor,
     *,
     found_inf: Tensor | None = None,
+    carried: Tensor | None = None,
     backend: str = "auto",
 ) -> None:
     """Step `steps.step` in place, for rows gathered at the step before it.
@@ -104,11 +105,26 @@ def update(
     gradients: (n, d), one an occurrence; those of equal ids are summed in a fixed order.
     found_inf: float32 of one: nothing is changed where it is not 0; "triton" reads it on the
     device.
+    carried: what `carry` made of the gradients, if that was done before.
     """
     expected = (len(rows.ids), state.weight.shape[1])
     if gradients.shape != expected:
         raise ValueError(f"gradients: got shape {tuple(gradients.shape)}, expected {expected}")
-    _implementation("update", state, backend)(state, steps, rows, gradients, found_inf)
+    implementation = _implementation("update", state, backend)
+    implementation(state, steps, rows, gradients, found_inf, carried)
+
+
+def carry(
+    state: AdamState, rows: GatheredRows, gradients: Tensor, *, backend: str = "auto"
+) -> Tensor | None:
+    """The part of an `update` that reads nothing but gradients (n, d), for "triton" (else None):
+    it can be launched beside what the update has to wait for.
+    """
+    if _implementation("update", state, backend) is not _TRITON["update"]:
+        return None
+    from . import deferred_adam_launch as launches
+
+    return launches.carry(state, rows.sorted, gradients)
 
 
 def flush(state: AdamState, steps: StepTable, *, backend: str = "auto") -> None:
@@ -164,6 +180,7 @@ def _native_update(
     rows: GatheredRows,
     gradients: Tensor,
     found_inf: Tensor | None,
+    carried: Tensor | None,
 ) -> None:
     if _is_set(found_inf):
         return
@@ -199,10 +216,11 @@ def _triton_update(
     rows: GatheredRows,
     gradients: Tensor,
     found_inf: Tensor | None,
+    carried: Tensor | None,
 ) -> None:
     from . import deferred_adam_launch as launches
 
-    launches.update(state, steps, rows.sorted, gradients, found_inf)
+    launches.update(state, steps, rows.sorted, gradients, found_inf, carried)
 
 
 def _triton_flush(state: AdamState, steps: StepTable) -> None:
@@ -273,6 +291,7 @@ def _reference_update(
     rows: GatheredRows,
     gradients: Tensor,
     found_inf: Tensor | None,
+    carried: Tensor | None,
 ) -> None:
     if _is_set(found_inf):
         return

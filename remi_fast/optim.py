@@ -204,9 +204,15 @@ class DeferredAdam(torch.optim.Optimizer):
         return RowGradients(rows, *joined(parts))
 
     @torch.no_grad()
-    def apply(self, used: RowGradients | None) -> None:
+    def carry(self, used: RowGradients) -> Tensor | None:
+        """The part of `apply` that no guard has to have looked at before."""
+        return kernel.carry(self._adam, used.rows, used.gradients, backend=self._backend)
+
+    @torch.no_grad()
+    def apply(self, used: RowGradients | None, carried: Tensor | None = None) -> None:
         """One Adam step with what `collect` returned, finite or not; then those rows are forgotten.
 
+        carried: what `carry` returned, if that was called before.
         Raises ValueError, before anything is changed, for a learning rate that is not a finite
         number >= 0.
         """
@@ -222,6 +228,7 @@ class DeferredAdam(torch.optim.Optimizer):
                 used.rows,
                 used.gradients,
                 found_inf=None if guard is None else guard.found_inf,
+                carried=carried,
                 backend=self._backend,
             )
         self._forget()

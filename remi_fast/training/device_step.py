@@ -101,18 +101,21 @@ class DeviceStep:
             rows.gradients,
             dense,
         )
-        look(
-            guard,
-            self._number,
-            made,
-            self._optimizer.rows_state,
-            rr_weight=rr_weight(self._loss.rr_lambda),
-            backend="triton",
-        )
         with self._aside:
+            look(
+                guard,
+                self._number,
+                made,
+                self._optimizer.rows_state,
+                rr_weight=rr_weight(self._loss.rr_lambda),
+                backend="triton",
+            )
+            looked = self._aside.mark()
             made_of.dense_optimizer.step()
             updated = self._aside.mark()
-        self._optimizer.apply(rows)
+        carried = self._optimizer.carry(rows)
+        looked()
+        self._optimizer.apply(rows, carried)
         updated()
         made_of.dense_optimizer.zero_grad()
 
