@@ -95,6 +95,13 @@ class DeviceBatchLoader:
         """Memory for a batch."""
         return Buffers.empty(*self._shape, self._sequences.items.device)
 
+    def slots(self, count: int) -> list[Buffers]:
+        """Memory for so many batches, for `draw`."""
+        return [self.buffers() for _ in range(count)]
+
+    def fill(self, first: int, count: int) -> None:
+        """Nothing: `draw` makes the batches. `UploadedBatches` has them made before."""
+
     def draw(self, step: Tensor, out: Buffers | None = None) -> Batch:
         """The batch of the step that a tensor of one int64 on the device holds; works when closed.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from remi_fast.data.device_loader import DeviceBatchLoader
+from remi_fast.data.uploaded_batches import UploadedBatches
 from remi_fast.kernels.aside import Aside
 from remi_fast.kernels.device_batches import Buffers
 from remi_fast.kernels.step_guard import StepGuard, StepMade, look
@@ -32,7 +33,7 @@ class DeviceStep:
     def __init__(
         self,
         training_step: TrainingStep,
-        batches: DeviceBatchLoader,
+        batches: DeviceBatchLoader | UploadedBatches,
         *,
         steps_a_replay: int = STEPS_A_REPLAY,
     ) -> None:
@@ -49,7 +50,7 @@ class DeviceStep:
         self._steps_a_replay = steps_a_replay
         most = max(steps_a_replay, _WARM_UP)
         self._offsets = torch.arange(most, device=self._number.device)
-        self._buffers = [batches.buffers() for _ in range(most)]
+        self._slots = batches.slots(most)
         self._replay: Callable[[], None] | None = None
 
     def advance(self, most: int) -> list[StepLoss]:
@@ -66,10 +67,12 @@ class DeviceStep:
         step, end = first, first + count
         while step < end:
             if self._replay and step >= first + growing and end - step >= self._steps_a_replay:
+                self._batches.fill(step, self._steps_a_replay)
                 self._replay()
                 step += self._steps_a_replay
             else:
-                batch = self._prepare(self._number, self._buffers[0])
+                self._batches.fill(step, 1)
+                batch = self._prepare(self._number, self._slots[0])
                 self._launch(batch, self._loss.beta_at(step))
                 step += 1
         found, losses = self._guard.read(first, count)
@@ -78,8 +81,9 @@ class DeviceStep:
         return [StepLoss(*means) for means in losses]
 
     def close(self) -> None:
-        """Free what a graph holds."""
+        """Free what a graph holds, and stop the batches."""
         self._replay = None
+        self._batches.close()
 
     def _prepare(self, number: Tensor, into: Buffers) -> Prepared:
         batch = self._batches.draw(number, into)
@@ -124,8 +128,8 @@ class DeviceStep:
         numbers = (self._number + self._offsets[:steps]).split(1)
         prepared = []
         with self._ahead:
-            for number, buffers in zip(numbers, self._buffers, strict=False):
-                prepared.append((self._prepare(number, buffers), self._ahead.mark()))
+            for number, slot in zip(numbers, self._slots, strict=False):
+                prepared.append((self._prepare(number, slot), self._ahead.mark()))
         for batch, is_there in prepared:  # all of them live until all steps are launched
             is_there()
             self._launch(batch, self._loss.beta)
@@ -160,5 +164,5 @@ class DeviceStep:
         step = int(self._number.item())
         self._guard.hold(False)
         self._optimizer.rewind(step)
-        batch = self._batches.draw(self._number)
+        batch = self._batches.batch(step)
         self._made_of.explain(step, batch.history, batch.length, batch.target)

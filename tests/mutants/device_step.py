@@ -12,6 +12,9 @@ CLASS = "remi_fast/training/device_step.py"
 STEP = "remi_fast/training/step.py"
 TRAINER = "remi_fast/training/trainer.py"
 PLACE = "remi_fast/training/placement.py"
+UPLOADED = "remi_fast/data/uploaded_batches.py"
+UPLOADED_TESTS = "tests/data/test_uploaded_batches.py::test_"
+UPLOADS = f"{UPLOADED_TESTS}the_batches_of_the_loader"
 GUARD = "tests/kernels/test_step_guard.py::test_"
 DEVICE = "tests/training/test_device_step.py::test_"
 RUN = "tests/training/test_trainer_on_a_device.py::test_"
@@ -151,8 +154,8 @@ ENGINE = group(
      "torch.arange(most,",
      "torch.zeros(most, dtype=torch.int64,"),
     ("all batches of a replay in the same memory", cut(3, 2),
-     "[batches.buffers() for _ in range(most)]",
-     "[batches.buffers()] * most"),
+     "self._slots = batches.slots(most)",
+     "self._slots = batches.slots(1) * most"),
     ("dense gradients add up", f"{DEVICE}steps_are_those_of_the_reference[True-True-default]",
      "        made_of.dense_optimizer.zero_grad()\n",
      ""),
@@ -187,10 +190,23 @@ AROUND = [
            ("a GPU's weights want a GPU", f"{PLACES}weights_of_a_gpu_are_loaded_without_one",
             'if config.train.backend == "triton":',
             'if config.train.backend == "cuda":'),
-           ("the data on a GPU take no room", f"{PLACES}data_that_do_not_fit_a_gpu",
+           ("a GPU is as large as the machine", f"{PLACES}a_table_that_does_not_fit_a_gpu",
             'if device.type == "cuda":\n        there',
             'if device.type == "tpu":\n        there')),
+    *group(UPLOADED,
+           ("all batches of a replay are the first one's", UPLOADS,
+            "for mine, its in zip(slot,",
+            "for mine, its in zip(slots[0],"),
+           ("only the first batch is copied", UPLOADS,
+            "self._there[:count].copy_(whole[:count]",
+            "self._there[:1].copy_(whole[:1]"),
+           ("a step is passed over", f"{UPLOADED_TESTS}another_step_than_the_next",
+            "if batch.step != step:",
+            "if False:")),
     *group(PLACE,
+           ("any data fit", f"{PLACES}data_that_do_not_fit_a_gpu_are_uploaded_by_batches",
+            "return need <= ",
+            "return True or need <= "),
            ("a GPU is only for those who ask", f"{PLACES}with_a_gpu",
             'or (chosen == "auto" and not reason)',
             "or False"),

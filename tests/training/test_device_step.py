@@ -12,6 +12,7 @@ import torch
 from remi_fast.config import Config, LossConfig, ModelConfig, OptimConfig, TrainConfig
 from remi_fast.data.device_loader import DeviceBatchLoader
 from remi_fast.data.loader import BatchLoader
+from remi_fast.data.uploaded_batches import UploadedBatches
 from remi_fast.errors import NonFiniteError
 from remi_fast.kernels import ihn_loss_launch, reference, self_attentive_launch
 from remi_fast.kernels.negatives import sample_negatives
@@ -203,6 +204,17 @@ def test_steps_with_a_growing_beta_are_made_one_by_one(monkeypatch):
     single, alone = on_device({"beta_warmup": 3}, steps_a_replay=100)
     alone.advance(7)
     assert same(bits(step), bits(single))
+
+
+@pytest.mark.parametrize("steps_a_replay, parts", [(100, [7]), (3, [1, 6])])
+def test_the_same_bits_by_batches_of_the_host(seven_steps, steps_a_replay, parts):
+    """For data that do not fit the device."""
+    step, loader = made("triton"), BatchLoader(*sequences(), threads=1, **DRAWING)
+    batches = UploadedBatches(loader, torch.device(DEVICE))
+    device = DeviceStep(step, batches, steps_a_replay=steps_a_replay)
+    losses = [loss for part in parts for loss in device.advance(part)]
+    device.close()
+    assert same(bits(step), seven_steps[0]) and losses == seven_steps[1]
 
 
 def test_no_more_steps_than_losses_are_kept(monkeypatch, seven_steps):
