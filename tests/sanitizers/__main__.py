@@ -15,7 +15,14 @@ from typing import NamedTuple
 from .build import BUILT, ROOT, Planted, build, build_planted, environment, python
 
 # Not about csrc, slow, or with limits on memory and time that a sanitizer breaks.
-LEFT_OUT = ("mutants", "sanitizers", "fuzz", "reliability", "kernels/test_compile.py")
+LEFT_OUT = (
+    "mutants",
+    "sanitizers",
+    "fuzz",
+    "reliability",
+    "kernels/test_compile.py",
+    "report/test_browser.py",
+)
 LONG_KEYS = "not second_copy"  # the memory of a process
 SHORT = (
     "data/test_loader.py",
