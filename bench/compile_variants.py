@@ -68,7 +68,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class AdamVariant:
-    """One operation of deferred Adam: gather, read, update, guarded update or flush."""
+    """One operation of deferred Adam: gather, read, update or flush, or one that is guarded."""
 
     operation: str
     dim: int = 64
@@ -157,7 +157,8 @@ def _attention(arithmetic: str) -> list[AttentionVariant]:
     return [AttentionVariant(arithmetic, **size) for size in sizes]
 
 
-_ADAM_OPERATIONS = "gather", "read", "update", "guarded update", "flush"
+# Guarded: as in a step that the device makes by itself.
+_ADAM_OPERATIONS = "gather", "guarded gather", "read", "update", "guarded update", "flush"
 
 
 def _adam(**sizes: Any) -> list[AdamVariant]:
@@ -247,14 +248,14 @@ def _call_adam(variant: AdamVariant) -> None:
     state = _adam_state(variant.dim)
     steps, ids = StepTable(*variant.betas, 1e-8), _empty(_GATHERED, dtype=torch.int64)
     rows = adam.sort_ids(ids, _ITEMS)
-    if variant.operation == "gather":
-        adam.catch_up(state, steps, rows)
+    found_inf = _empty(dtype=torch.float32) if "guarded" in variant.operation else None
+    if variant.operation.endswith("gather"):
+        adam.catch_up(state, steps, rows, found_inf)
         adam.read(state, steps, ids, up_to_date=True)
     elif variant.operation == "read":
         adam.read(state, steps, ids)
     elif variant.operation.endswith("update"):
         gradients = _empty(_GATHERED, variant.dim, dtype=torch.float32)
-        found_inf = _empty(dtype=torch.float32) if "guarded" in variant.operation else None
         adam.update(state, steps, rows, gradients, found_inf)
     else:
         adam.catch_up(state, steps, None)

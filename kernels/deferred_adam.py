@@ -70,15 +70,19 @@ def gather(
     rows: GatheredRows,
     *,
     check_moments: bool = False,
+    found_inf: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Bring the rows up to date in place and return copies, one an occurrence: (n, d).
+
+    found_inf: as of `update`; where it is not 0, the copies are of rows as they are.
 
     check_moments: raise FloatingPointError where a moment of one of the rows is infinite or NaN, of
     rows that are up to date then. On the CPU only: a GPU would have to be waited for. (The row
     itself needs no look: what is computed of it shows in its gradients.)
     """
-    return _implementation("gather", state, backend)(state, steps, rows, check_moments)
+    implementation = _implementation("gather", state, backend)
+    return implementation(state, steps, rows, check_moments, found_inf)
 
 
 def read(state: AdamState, steps: StepTable, ids: Tensor, *, backend: str = "auto") -> Tensor:
@@ -93,22 +97,43 @@ def update(
     gradients: Tensor,
     *,
     found_inf: Tensor | None = None,
+    carried: Tensor | None = None,
     backend: str = "auto",
 ) -> None:
     """Step `steps.step` in place, for rows gathered at the step before it.
 
     gradients: (n, d), one an occurrence; those of equal ids are summed in a fixed order.
-    found_inf (1,) float32: nothing is changed where it is not 0; "triton" reads it on the device.
+    found_inf: float32 of one: nothing is changed where it is not 0; "triton" reads it on the
+    device.
+    carried: what `carry` made of the gradients, if that was done before.
     """
     expected = (len(rows.ids), state.weight.shape[1])
     if gradients.shape != expected:
         raise ValueError(f"gradients: got shape {tuple(gradients.shape)}, expected {expected}")
-    _implementation("update", state, backend)(state, steps, rows, gradients, found_inf)
+    implementation = _implementation("update", state, backend)
+    implementation(state, steps, rows, gradients, found_inf, carried)
+
+
+def carry(
+    state: AdamState, rows: GatheredRows, gradients: Tensor, *, backend: str = "auto"
+) -> Tensor | None:
+    """The part of an `update` that reads nothing but gradients (n, d), for "triton" (else None):
+    it can be launched beside what the update has to wait for.
+    """
+    if _implementation("update", state, backend) is not _TRITON["update"]:
+        return None
+    from . import deferred_adam_launch as launches
+
+    return launches.carry(state, rows.sorted, gradients)
 
 
 def flush(state: AdamState, steps: StepTable, *, backend: str = "auto") -> None:
     """Bring every touched row up to `steps.step` in place."""
     _implementation("flush", state, backend)(state, steps)
+
+
+def _is_set(flag: Tensor | None) -> bool:
+    return flag is not None and bool(flag.item())
 
 
 def _view(state: AdamState, steps: StepTable) -> "C.AdamView":
@@ -128,8 +153,14 @@ def _view(state: AdamState, steps: StepTable) -> "C.AdamView":
 
 
 def _native_gather(
-    state: AdamState, steps: StepTable, rows: GatheredRows, check_moments: bool
+    state: AdamState,
+    steps: StepTable,
+    rows: GatheredRows,
+    check_moments: bool,
+    found_inf: Tensor | None,
 ) -> Tensor:
+    if _is_set(found_inf):
+        return state.weight[rows.ids]
     out = torch.empty(len(rows.ids), state.weight.shape[1])
     first_bad = _view(state, steps).gather(steps.step, rows.plan, out.numpy(), check_moments)
     if first_bad >= 0:
@@ -149,8 +180,9 @@ def _native_update(
     rows: GatheredRows,
     gradients: Tensor,
     found_inf: Tensor | None,
+    carried: Tensor | None,
 ) -> None:
-    if found_inf is not None and found_inf.item():
+    if _is_set(found_inf):
         return
     _view(state, steps).update(steps.step, rows.plan, gradients.contiguous().numpy())
 
@@ -160,11 +192,15 @@ def _native_flush(state: AdamState, steps: StepTable) -> None:
 
 
 def _triton_gather(
-    state: AdamState, steps: StepTable, rows: GatheredRows, check_moments: bool
+    state: AdamState,
+    steps: StepTable,
+    rows: GatheredRows,
+    check_moments: bool,
+    found_inf: Tensor | None,
 ) -> Tensor:
     from . import deferred_adam_launch as launches
 
-    launches.catch_up(state, steps, rows.sorted)
+    launches.catch_up(state, steps, rows.sorted, found_inf)
     return launches.read(state, steps, rows.ids, up_to_date=True)
 
 
@@ -180,10 +216,11 @@ def _triton_update(
     rows: GatheredRows,
     gradients: Tensor,
     found_inf: Tensor | None,
+    carried: Tensor | None,
 ) -> None:
     from . import deferred_adam_launch as launches
 
-    launches.update(state, steps, rows.sorted, gradients, found_inf)
+    launches.update(state, steps, rows.sorted, gradients, found_inf, carried)
 
 
 def _triton_flush(state: AdamState, steps: StepTable) -> None:
@@ -229,8 +266,14 @@ def check_finite(
 
 
 def _reference_gather(
-    state: AdamState, steps: StepTable, rows: GatheredRows, check_moments: bool
+    state: AdamState,
+    steps: StepTable,
+    rows: GatheredRows,
+    check_moments: bool,
+    found_inf: Tensor | None,
 ) -> Tensor:
+    if _is_set(found_inf):
+        return state.weight[rows.ids]
     ids = rows.ids.unique()
     if check_moments:
         check_finite(state, ids, MOMENTS)
@@ -248,8 +291,9 @@ def _reference_update(
     rows: GatheredRows,
     gradients: Tensor,
     found_inf: Tensor | None,
+    carried: Tensor | None,
 ) -> None:
-    if found_inf is not None and found_inf.item():
+    if _is_set(found_inf):
         return
     ids, inverse = rows.ids.unique(return_inverse=True)
     summed = gradients.new_zeros(len(ids), gradients.shape[1]).index_add_(0, inverse, gradients)

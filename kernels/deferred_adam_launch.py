@@ -40,15 +40,20 @@ def sort_ids(ids: Tensor, num_rows: int) -> SortedIds:
     return SortedIds(*ids.masked_fill(outside, -1).to(torch.int32).sort(stable=True))
 
 
-def catch_up(state: AdamState, steps: StepTable, rows: SortedIds | None) -> None:
-    """Bring these rows, or all, up to date in place."""
+def catch_up(
+    state: AdamState, steps: StepTable, rows: SortedIds | None, found_inf: Tensor | None = None
+) -> None:
+    """Bring these rows, or all, up to date in place.
+
+    found_inf, float32 of one: if that is not 0, nothing is changed.
+    """
     device_steps, sizes = steps.on(state.weight.device), _sizes(state)
     count = len(state.weight) if rows is None else len(rows.ids)
     launch(
         kernels.catch_up_kernel,
         (triton.cdiv(count, sizes["ROWS"]),),
-        *_tensors(state), None if rows is None else rows.ids, *_steps(device_steps), count,
-        LOG2_BETA1=_log2(steps.beta1), LOG2_BETA2=_log2(steps.beta2),
+        *_tensors(state), None if rows is None else rows.ids, *_steps(device_steps), found_inf,
+        count, LOG2_BETA1=_log2(steps.beta1), LOG2_BETA2=_log2(steps.beta2),
         **_missed(steps, sizes), **sizes, maxnreg=_REGISTERS,
     )  # fmt: skip
 
@@ -67,34 +72,43 @@ def read(state: AdamState, steps: StepTable, ids: Tensor, *, up_to_date: bool = 
     return out
 
 
+def carry(state: AdamState, rows: SortedIds, gradients: Tensor) -> Tensor:
+    """What `update` first makes of the gradients (n, d): it reads nothing of the state."""
+    sizes, count = _sizes(state), len(rows.ids)
+    chunk = _chunk(sizes)
+    chunks = triton.cdiv(count, chunk)
+    out = torch.empty((chunks, sizes["D"]), dtype=torch.float32, device=gradients.device)
+    launch(
+        kernels.carry_kernel,
+        (chunks,),
+        gradients.contiguous(), *rows, out, count,
+        D=sizes["D"], CHUNK=chunk, BLOCK_D=sizes["BLOCK_D"],
+    )  # fmt: skip
+    return out
+
+
 def update(
     state: AdamState,
     steps: StepTable,
     rows: SortedIds,
     gradients: Tensor,
     found_inf: Tensor | None = None,
+    carried: Tensor | None = None,
 ) -> None:
     """The current step of rows that are up to date; gradients (n, d), one an occurrence.
 
-    found_inf (1,) float32: if that is not 0, nothing is changed.
+    found_inf, float32 of one: if that is not 0, nothing is changed.
+    carried: what `carry` made of the gradients, if that was done before.
     """
-    device_steps, sizes = steps.on(state.weight.device), _sizes(state)
-    count, dim = len(rows.ids), sizes["D"]
+    device_steps, sizes, count = steps.on(state.weight.device), _sizes(state), len(rows.ids)
     gradients = gradients.contiguous()
-    chunk = min(_CHUNK, max(1, _CHUNK_ELEMENTS // sizes["BLOCK_D"]))
+    carried = carry(state, rows, gradients) if carried is None else carried
+    chunk = _chunk(sizes)
     sizes["ROWS"] = min(sizes["ROWS"], chunk)  # a block lies in one chunk: all are powers of 2
-    chunks = triton.cdiv(count, chunk)
-    carry = torch.empty((chunks, dim), dtype=torch.float32, device=gradients.device)
-    launch(
-        kernels.carry_kernel,
-        (chunks,),
-        gradients, *rows, carry, count,
-        D=dim, CHUNK=chunk, BLOCK_D=sizes["BLOCK_D"],
-    )  # fmt: skip
     launch(
         kernels.update_kernel,
         (triton.cdiv(count, sizes["ROWS"]),),
-        *_tensors(state), gradients, *rows, carry, *_steps(device_steps)[:3], found_inf,
+        *_tensors(state), gradients, *rows, carried, *_steps(device_steps)[:3], found_inf,
         count,
         BETA1=steps.beta1, REST1=1 - steps.beta1, BETA2=steps.beta2, REST2=1 - steps.beta2,
         EPS=steps.eps, CHUNK=chunk, **sizes, maxnreg=_REGISTERS,
@@ -125,6 +139,11 @@ def _sizes(state: AdamState) -> dict[str, int]:
     dim = state.weight.shape[1]
     block = triton.next_power_of_2(dim)
     return {"D": dim, "ROWS": min(_MAX_ROWS, max(1, _ELEMENTS // block)), "BLOCK_D": block}
+
+
+def _chunk(sizes: dict[str, int]) -> int:
+    """Sorted ids whose gradients are summed at a time."""
+    return min(_CHUNK, max(1, _CHUNK_ELEMENTS // sizes["BLOCK_D"]))
 
 
 def _log2(beta: float) -> float:

@@ -126,13 +126,14 @@ def _heads(sorted_ids_ptr, positions, count):
 @triton.jit
 def catch_up_kernel(
     weight_ptr, exp_avg_ptr, exp_avg_sq_ptr, stamp_ptr, sorted_ids_ptr,
-    step_ptr, step_size_ptr, correction_ptr, decay_ptr, count,
+    step_ptr, step_size_ptr, correction_ptr, decay_ptr, found_inf_ptr, count,
     LOG2_BETA1: tl.constexpr, LOG2_BETA2: tl.constexpr, EPS: tl.constexpr,
     HORIZON: tl.constexpr, SETTLED: tl.constexpr, LONGEST: tl.constexpr,
     D: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Bring the rows of `count` sorted ids (of -1 outside the table), or without ids the first
-    `count` rows, up to the step in place; grid (cdiv(count, ROWS),)."""
+    `count` rows, up to the step in place, unless there is a found_inf that is not 0; grid
+    (cdiv(count, ROWS),)."""
     positions = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     if sorted_ids_ptr is None:
         rows = positions
@@ -141,6 +142,8 @@ def catch_up_kernel(
         ids, heads = _heads(sorted_ids_ptr, positions, count)
         rows = ids.to(tl.int64)
     t = tl.load(step_ptr)
+    if found_inf_ptr is not None:
+        t = tl.where(tl.load(found_inf_ptr) == 0, t, 0)  # nothing is late
     tau = tl.load(stamp_ptr + rows, mask=heads, other=0).to(tl.int64)
     late = (tau > 0) & (tau < t)
     gap = tl.where(late, t - tau, 0)

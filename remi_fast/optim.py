@@ -98,6 +98,7 @@ class DeferredAdam(torch.optim.Optimizer):
         )
         self._steps = kernel.StepTable(betas[0], betas[1], eps)
         self._backend = backend
+        self._guard: StepGuard | None = None
         self._gathered: list[tuple[kernel.GatheredRows, list[Tensor]]] = []
         table.source = self
 
@@ -124,9 +125,20 @@ class DeferredAdam(torch.optim.Optimizer):
         """
         return self.gather_each([ids])[0]
 
-    def gather_each(self, ids: Sequence[Tensor]) -> list[Tensor]:
+    def group(self, ids: Sequence[Tensor]) -> kernel.GatheredRows:
+        """The rows of all `ids` (any shapes), for `gather_each`; it depends on no step."""
+        flat = [each.reshape(-1) for each in ids]
+        return kernel.GatheredRows(
+            flat[0] if len(flat) == 1 else torch.cat(flat), len(self._adam.weight)
+        )
+
+    def gather_each(
+        self, ids: Sequence[Tensor], rows: kernel.GatheredRows | None = None
+    ) -> list[Tensor]:
         """Up-to-date rows of each of the `ids` (n_i,): (n_i, d), leaves whose gradients `step` will
         use; each row is caught up and updated once, however many of them it is in.
+
+        rows: what `group` made of these ids, if that was done before.
 
         Raises IndexError naming the first id outside [0, I) (on the CPU), TypeError for ids of
         another dtype, ValueError for ids on another device, and NonFiniteError naming row and
@@ -134,15 +146,17 @@ class DeferredAdam(torch.optim.Optimizer):
         """
         for each in ids:
             check_ids("ids", each, self._adam.weight.device)
-        flat = [each.reshape(-1) for each in ids]
-        rows = kernel.GatheredRows(
-            flat[0] if len(flat) == 1 else torch.cat(flat), len(self._adam.weight)
-        )
+        rows = self.group(ids) if rows is None else rows
         with torch.no_grad(), self._naming_the_step():
             values = kernel.gather(
-                self._adam, self._steps, rows, check_moments=True, backend=self._backend
+                self._adam,
+                self._steps,
+                rows,
+                check_moments=True,
+                found_inf=None if self._guard is None else self._guard.found_inf,
+                backend=self._backend,
             )
-            leaves = list(values.split([len(each) for each in flat]))
+            leaves = list(values.split([each.numel() for each in ids]))
         for leaf in leaves:
             leaf.requires_grad_()
         self._gathered.append((rows, leaves))
@@ -190,14 +204,19 @@ class DeferredAdam(torch.optim.Optimizer):
         return RowGradients(rows, *joined(parts))
 
     @torch.no_grad()
-    def apply(self, used: RowGradients | None, guard: StepGuard | None = None) -> None:
+    def carry(self, used: RowGradients) -> Tensor | None:
+        """The part of `apply` that no guard has to have looked at before."""
+        return kernel.carry(self._adam, used.rows, used.gradients, backend=self._backend)
+
+    @torch.no_grad()
+    def apply(self, used: RowGradients | None, carried: Tensor | None = None) -> None:
         """One Adam step with what `collect` returned, finite or not; then those rows are forgotten.
 
-        guard: the step is one that was announced; a guard that is held lets it change nothing, and
-        the next one is the same step.
+        carried: what `carry` returned, if that was called before.
         Raises ValueError, before anything is changed, for a learning rate that is not a finite
         number >= 0.
         """
+        guard = self._guard
         if guard is None:
             self._steps.advance(self._rate())
         else:
@@ -209,6 +228,7 @@ class DeferredAdam(torch.optim.Optimizer):
                 used.rows,
                 used.gradients,
                 found_inf=None if guard is None else guard.found_inf,
+                carried=carried,
                 backend=self._backend,
             )
         self._forget()
@@ -221,6 +241,12 @@ class DeferredAdam(torch.optim.Optimizer):
                 "nothing was updated"
             )
         return rate
+
+    def heed(self, guard: StepGuard) -> None:
+        """Let `guard` decide, on the device, whether anything changes: while it is held, rows are
+        gathered as they are, and `apply` makes no step. The steps are those of `announce`.
+        """
+        self._guard = guard
 
     @property
     def rows_state(self) -> kernel.AdamState:
@@ -237,7 +263,7 @@ class DeferredAdam(torch.optim.Optimizer):
         return self._device_steps.step
 
     def announce(self, steps: int) -> None:
-        """Count so many coming steps, at the present rate; `apply` with a guard makes each of them.
+        """Count so many coming steps, at the present rate, each of which `apply` makes by a guard.
 
         The device learns their sizes, and nothing is waited for: a CUDA graph of the steps may be
         replayed next. Raises ValueError as `apply`.

@@ -57,11 +57,8 @@ class DeviceBatchLoader:
         )
         self._seed, self._every_target_once = seed, sampling == "epoch"
         self._shape, self._backend = (batch_size, max_history), backend
-        self._drawn = self._empty()
+        self._drawn = self.buffers()
         self._next, self._closed = start_step, False
-
-    def _empty(self) -> Buffers:
-        return Buffers.empty(*self._shape, self._sequences.items.device)
 
     def _draw(self, step: int | Tensor, out: Buffers) -> Batch:
         draw_batch(
@@ -82,7 +79,7 @@ class DeviceBatchLoader:
             raise RuntimeError("the batch loader is closed")
         if self._next >= 2**32:
             raise ValueError(f"step {self._next} is beyond the last one, 2^32 - 1")
-        batch = self._draw(self._next, self._empty())
+        batch = self._draw(self._next, self.buffers())
         self._next += 1
         return batch
 
@@ -92,18 +89,30 @@ class DeviceBatchLoader:
         Raises ValueError unless step is in [0, 2^32).
         """
         check_word("step", step)
-        return self._draw(step, self._empty())
+        return self._draw(step, self.buffers())
 
-    def draw(self, step: Tensor) -> Batch:
+    def buffers(self) -> Buffers:
+        """Memory for a batch."""
+        return Buffers.empty(*self._shape, self._sequences.items.device)
+
+    def slots(self, count: int) -> list[Buffers]:
+        """Memory for so many batches, for `draw`."""
+        return [self.buffers() for _ in range(count)]
+
+    def fill(self, first: int, count: int) -> None:
+        """Nothing: `draw` makes the batches. `UploadedBatches` has them made before."""
+
+    def draw(self, step: Tensor, out: Buffers | None = None) -> Batch:
         """The batch of the step that a tensor of one int64 on the device holds; works when closed.
 
-        The tensors are the same ones in every call, and the next call overwrites them. A call takes
-        no memory and waits for nothing: a CUDA graph that holds it draws, in every replay, the
-        batch of the step that is there by then. Call it once before a capture: that compiles it.
+        The tensors are `out`, or else the same ones in every call, which the next call overwrites.
+        A call takes no memory and waits for nothing: a CUDA graph that holds it draws, in every
+        replay, the batch of the step that is there by then. Call it once before a capture: that
+        compiles it.
         The step has to be in [0, 2^32), and with sampling="epoch" its epoch, too; who counts the
         steps checks it.
         """
-        return self._draw(step, self._drawn)
+        return self._draw(step, self._drawn if out is None else out)
 
     @property
     def samples_per_epoch(self) -> int:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,11 @@ from remi_fast.kernels.memory import table_zeros
 class RowSource(Protocol):
     """What an optimizer that owns late rows offers to the table (see DeferredAdam)."""
 
-    def gather_each(self, ids: Sequence[Tensor]) -> list[Tensor]:
-        """Up-to-date rows that take part in the next step: leaves that require grad."""
+    def gather_each(self, ids: Sequence[Tensor], rows: Any = None) -> list[Tensor]:
+        """Up-to-date rows that take part in the next step: leaves that require grad.
+
+        rows: what the source has made of these ids before.
+        """
 
     def read(self, ids: Tensor) -> Tensor:
         """Up-to-date copies; changes nothing."""
@@ -81,20 +84,20 @@ class ItemTable(nn.Module):
         """Rows of `ids` (any shape S, int32 or int64): (S, d). Raises as `read`."""
         return self.lookup(ids)[0]
 
-    def lookup(self, *ids: Tensor) -> list[Tensor]:
+    def lookup(self, *ids: Tensor, rows: Any = None) -> list[Tensor]:
         """Rows of each of the `ids` (any shapes S_i, int32 or int64): (S_i, d). Raises as `read`.
 
         As calls one by one, but each row is brought up to date once and its gradients are summed
-        once, however many of the tensors it is in.
+        once, however many of the tensors it is in. rows: as of `RowSource`.
         """
         for each in ids:
             check_tensor("ids", each)
         flat = [each.reshape(-1) for each in ids]
         if self.source is not None and torch.is_grad_enabled():
-            rows = self.source.gather_each(flat)
+            vectors = self.source.gather_each(flat, rows)
         else:
-            rows = [self.read(each) for each in flat]
-        return [x.view(*each.shape, self.dim) for x, each in zip(rows, ids, strict=True)]
+            vectors = [self.read(each) for each in flat]
+        return [x.view(*each.shape, self.dim) for x, each in zip(vectors, ids, strict=True)]
 
     def read(self, ids: Tensor) -> Tensor:
         """Up-to-date copies of the rows `ids` (n,): (n, d). Changes nothing.

@@ -8,11 +8,15 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from remi_fast.data.device_loader import DeviceBatchLoader
+from remi_fast.data.uploaded_batches import UploadedBatches
+from remi_fast.kernels.aside import Aside
+from remi_fast.kernels.device_batches import Buffers
 from remi_fast.kernels.step_guard import StepGuard, StepMade, look
 from remi_fast.losses import rr_weight
-from remi_fast.training.step import StepLoss, TrainingStep
+from remi_fast.training.step import Prepared, StepLoss, TrainingStep
 
 STEPS_A_REPLAY = 20  # divides the steps between two log lines
 _READ_AT_ONCE = 1000  # steps whose losses are kept on the device, until the host reads them
@@ -29,7 +33,7 @@ class DeviceStep:
     def __init__(
         self,
         training_step: TrainingStep,
-        batches: DeviceBatchLoader,
+        batches: DeviceBatchLoader | UploadedBatches,
         *,
         steps_a_replay: int = STEPS_A_REPLAY,
     ) -> None:
@@ -41,7 +45,12 @@ class DeviceStep:
         self._number = self._optimizer.step_on_device
         self._guard = StepGuard(_READ_AT_ONCE, self._number.device)
         training_step.dense_optimizer.found_inf = self._guard.found_inf
+        self._optimizer.heed(self._guard)
+        self._ahead, self._aside = Aside(self._number.device), Aside(self._number.device)
         self._steps_a_replay = steps_a_replay
+        most = max(steps_a_replay, _WARM_UP)
+        self._offsets = torch.arange(most, device=self._number.device)
+        self._slots = batches.slots(most)
         self._replay: Callable[[], None] | None = None
 
     def advance(self, most: int) -> list[StepLoss]:
@@ -58,10 +67,13 @@ class DeviceStep:
         step, end = first, first + count
         while step < end:
             if self._replay and step >= first + growing and end - step >= self._steps_a_replay:
+                self._batches.fill(step, self._steps_a_replay)
                 self._replay()
                 step += self._steps_a_replay
             else:
-                self._launch(self._loss.beta_at(step))
+                self._batches.fill(step, 1)
+                batch = self._prepare(self._number, self._slots[0])
+                self._launch(batch, self._loss.beta_at(step))
                 step += 1
         found, losses = self._guard.read(first, count)
         if found:
@@ -69,19 +81,23 @@ class DeviceStep:
         return [StepLoss(*means) for means in losses]
 
     def close(self) -> None:
-        """Free what a graph holds."""
+        """Free what a graph holds, and stop the batches."""
         self._replay = None
+        self._batches.close()
 
-    def _launch(self, beta: float) -> None:
+    def _prepare(self, number: Tensor, into: Buffers) -> Prepared:
+        batch = self._batches.draw(number, into)
+        return self._made_of.prepare(number, batch.history, batch.length, batch.target)
+
+    def _launch(self, batch: Prepared, beta: float) -> None:
         """One step, whose number is on the device: no value of any tensor is read here."""
-        model, number, guard = self._made_of, self._number, self._guard
-        batch = self._batches.draw(number)
-        ranking, rr = model.forward(number, batch.history, batch.length, batch.target, beta=beta)
-        model.backward(ranking, rr)
+        made_of, guard = self._made_of, self._guard
+        ranking, rr = made_of.forward(self._number, batch, beta=beta)
+        made_of.backward(ranking, rr)
         rows = self._optimizer.collect()
         assert rows is not None
-        dense = [x.grad for x in model.model.extractor.parameters() if x.grad is not None]
-        dense += model.lasting_tensors().values()
+        dense = [x.grad for x in made_of.model.extractor.parameters() if x.grad is not None]
+        dense += made_of.lasting_tensors().values()
         made = StepMade(
             ranking.detach(),
             None if rr is None else rr.detach(),
@@ -89,17 +105,34 @@ class DeviceStep:
             rows.gradients,
             dense,
         )
-        look(
-            guard,
-            number,
-            made,
-            self._optimizer.rows_state,
-            rr_weight=rr_weight(self._loss.rr_lambda),
-            backend="triton",
-        )
-        self._optimizer.apply(rows, guard)
-        model.dense_optimizer.step()
-        model.dense_optimizer.zero_grad()
+        with self._aside:
+            look(
+                guard,
+                self._number,
+                made,
+                self._optimizer.rows_state,
+                rr_weight=rr_weight(self._loss.rr_lambda),
+                backend="triton",
+            )
+            looked = self._aside.mark()
+            made_of.dense_optimizer.step()
+            updated = self._aside.mark()
+        carried = self._optimizer.carry(rows)
+        looked()
+        self._optimizer.apply(rows, carried)
+        updated()
+        made_of.dense_optimizer.zero_grad()
+
+    def _launch_several(self, steps: int) -> None:
+        """Steps of the full beta; what they read is prepared beside those before them."""
+        numbers = (self._number + self._offsets[:steps]).split(1)
+        prepared = []
+        with self._ahead:
+            for number, slot in zip(numbers, self._slots, strict=False):
+                prepared.append((self._prepare(number, slot), self._ahead.mark()))
+        for batch, is_there in prepared:  # all of them live until all steps are launched
+            is_there()
+            self._launch(batch, self._loss.beta)
 
     def _recorded(self) -> Callable[[], None]:
         """What launches `steps_a_replay` steps of the full beta at once.
@@ -126,13 +159,10 @@ class DeviceStep:
             self._launch_several(self._steps_a_replay)
         return graph
 
-    def _launch_several(self, steps: int) -> None:
-        for _ in range(steps):
-            self._launch(self._loss.beta)
-
     def _explain(self) -> None:
         """Raise the NonFiniteError of the step that the guard held."""
         step = int(self._number.item())
+        self._guard.hold(False)
         self._optimizer.rewind(step)
-        batch = self._batches.draw(self._number)
+        batch = self._batches.batch(step)
         self._made_of.explain(step, batch.history, batch.length, batch.target)

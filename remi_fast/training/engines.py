@@ -8,7 +8,7 @@ import torch
 from remi_fast.config import Config
 from remi_fast.data.dataset import Dataset
 from remi_fast.data.loader import BatchLoader
-from remi_fast.training.placement import by_triton, why_not_on_a_gpu
+from remi_fast.training.placement import by_triton, fits, why_not_on_a_gpu
 from remi_fast.training.step import StepLoss, TrainingStep
 
 logger = logging.getLogger(__name__)
@@ -47,17 +47,28 @@ def make_engine(training_step: TrainingStep, dataset: Dataset, step: int) -> Eng
     config, device = training_step.config, training_step.model.table.weight.device
     data = dataset.items, dataset.train_users, dataset.train_spans
     if by_triton(config, device):
-        from remi_fast.data.device_loader import DeviceBatchLoader
-        from remi_fast.training.device_step import DeviceStep
-
-        batches = DeviceBatchLoader(*data, device=device, backend="triton", **_drawing(config))
-        _warn(batches.skipped_users, batches.with_replacement, config)
-        return DeviceStep(training_step, batches)
+        return _device_engine(training_step, dataset, step)
     if config.train.device == "auto" and torch.cuda.is_available():
         logger.warning("training on the CPU: %s", why_not_on_a_gpu(config))
     loader = BatchLoader(*data, threads=1, start_step=step, **_drawing(config))
     _warn(loader.skipped_users, loader.with_replacement, config)
     return HostEngine(training_step, loader, step)
+
+
+def _device_engine(training_step: TrainingStep, dataset: Dataset, step: int) -> Engine:
+    from remi_fast.data.device_loader import DeviceBatchLoader
+    from remi_fast.data.uploaded_batches import UploadedBatches
+    from remi_fast.training.device_step import DeviceStep
+
+    config, device = training_step.config, training_step.model.table.weight.device
+    data = dataset.items, dataset.train_users, dataset.train_spans
+    if fits(dataset, config.train.min_history, device):
+        drawn = DeviceBatchLoader(*data, device=device, backend="triton", **_drawing(config))
+        _warn(drawn.skipped_users, drawn.with_replacement, config)
+        return DeviceStep(training_step, drawn)
+    loader = BatchLoader(*data, start_step=step, **_drawing(config))
+    _warn(loader.skipped_users, loader.with_replacement, config)
+    return DeviceStep(training_step, UploadedBatches(loader, device))
 
 
 def _drawing(config: Config) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 import torch
 
 from remi_fast.config import Config
+from remi_fast.data.dataset import Dataset
 from remi_fast.errors import ConfigError
+from remi_fast.kernels.device_batches import device_bytes
 from remi_fast.kernels.ihn_loss import MAX_TRITON_DIM
 from remi_fast.kernels.self_attentive import MAX_TRITON_INTERESTS, MAX_TRITON_POSITIONS
 
@@ -47,6 +49,14 @@ def training_device(config: Config) -> torch.device:
 def by_triton(config: Config, device: torch.device) -> bool:
     """Whether Triton's kernels make the steps, on the device (tests interpret them on the CPU)."""
     return device.type == "cuda" or config.train.backend == "triton"
+
+
+def fits(dataset: Dataset, min_history: int, device: torch.device) -> bool:
+    """Whether the dataset may lie on the device: it takes half of what is free there, at most."""
+    if device.type != "cuda":
+        return True
+    need = device_bytes(dataset.items, dataset.train_spans, min_history=min_history)
+    return need <= torch.cuda.mem_get_info(device)[0] // 2
 
 
 def _check_triton(device: torch.device) -> None:

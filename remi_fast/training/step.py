@@ -3,12 +3,14 @@
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from remi_fast.config import Config
 from remi_fast.errors import NonFiniteError
+from remi_fast.kernels.deferred_adam import GatheredRows
 from remi_fast.kernels.finite import first_non_finite
 from remi_fast.losses import rr_weight, total_loss
 from remi_fast.models.recommender import MultiInterestModel
@@ -28,6 +30,17 @@ class StepLoss:
     total: float
     ranking: float
     rr: float
+
+
+class Prepared(NamedTuple):
+    """All that a step reads but the model."""
+
+    history: Tensor  # (B, L)
+    length: Tensor  # (B,)
+    target: Tensor  # (B,)
+    negatives: Tensor  # (N,)
+    log_q: Tensor | None  # (N,)
+    rows: GatheredRows  # of the ids of all three, in this order
 
 
 class TrainingStep:
@@ -65,7 +78,7 @@ class TrainingStep:
         the step reads or makes: rows, dense weights, loss, gradients, states of the optimizers.
         The message names step, tensor and row.
         """
-        ranking, rr = self.forward(step, history, length, target)
+        ranking, rr = self.forward(step, self.prepare(step, history, length, target))
         result = self._mean_losses(ranking, rr)
         if not math.isfinite(result.total):
             self._name_what_is_not_finite(step)
@@ -79,35 +92,36 @@ class TrainingStep:
         self.dense_optimizer.zero_grad()
         return result
 
-    def forward(
-        self,
-        step: int | Tensor,
-        history: Tensor,
-        length: Tensor,
-        target: Tensor,
-        *,
-        beta: float | None = None,
-    ) -> Losses:
+    def prepare(
+        self, step: int | Tensor, history: Tensor, length: Tensor, target: Tensor
+    ) -> Prepared:
+        """A batch with its negatives, grouped by row. Nothing of the model is read: it can be made
+        before the steps that come first. The step is as in `forward`.
+        """
+        negatives, log_q = self.candidates(step, target)
+        rows = self.table_optimizer.group([history, target, negatives])
+        return Prepared(history, length, target, negatives, log_q, rows)
+
+    def forward(self, step: int | Tensor, batch: Prepared, *, beta: float | None = None) -> Losses:
         """Ranking losses (B,) and RR (B,), if any, of a batch.
 
         A step may be a tensor of one int64 on the device, which is not read there; then `beta` is
         the hardness of its negatives. Nothing is waited for on a GPU.
         """
-        loss = self.config.loss
-        negatives, log_q = self.candidates(step, target)
-        mask_hits = loss.mask_hits or self.candidates.with_targets
+        target, negatives = batch.target, batch.negatives
+        mask_hits = self.config.loss.mask_hits or self.candidates.with_targets
         history_rows, target_rows, negative_rows = self.model.table.lookup(
-            history, target, negatives
+            batch.history, target, negatives, rows=batch.rows
         )
         with self._arithmetic():
-            interests, routing = self.model.extractor(history_rows, length, step)
+            interests, routing = self.model.extractor(history_rows, batch.length, step)
             return self.objective(
                 step,
                 interests,
                 target_rows,
                 negative_rows,
                 routing,
-                log_q=log_q,
+                log_q=batch.log_q,
                 log_scale=self.candidates.log_scale,
                 target_ids=target if mask_hits else None,
                 negative_ids=negatives if mask_hits else None,
@@ -142,9 +156,7 @@ class TrainingStep:
 
         Makes the step again but for its update. A GPU is waited for.
         """
-        ranking, rr = self.forward(
-            step, history, length, target, beta=self.config.loss.beta_at(step)
-        )
+        ranking, rr = self.forward(step, self.prepare(step, history, length, target))
         result = self._mean_losses(ranking, rr)
         if math.isfinite(result.total):
             self.backward(ranking, rr)

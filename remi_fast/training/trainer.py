@@ -20,7 +20,6 @@ from remi_fast import files
 from remi_fast.config import Config
 from remi_fast.data.dataset import Dataset
 from remi_fast.errors import ConfigError, DataError, RunFolderError
-from remi_fast.kernels.device_batches import device_bytes
 from remi_fast.kernels.native import C
 from remi_fast.models.recommender import MultiInterestModel, make_model
 from remi_fast.retrieval.evaluate import evaluate, held_out_users
@@ -294,8 +293,7 @@ def check(dataset: Dataset, config: Config) -> None:
 
 
 def _check_memory(config: Config, dataset: Dataset, device: torch.device) -> None:
-    """What is needed at the very least: the table with its moments, the batch's vectors, and on a
-    GPU the dataset."""
+    """What is needed at the very least: the table with its moments, the batch's vectors."""
     num_items = dataset.num_items
     model, batch = config.model, config.train.batch_size
     table = 0 if model.name == "pop" else 3 * num_items * model.dim
@@ -306,9 +304,6 @@ def _check_memory(config: Config, dataset: Dataset, device: torch.device) -> Non
     there, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "this machine"
     if device.type == "cuda":
         there, where = torch.cuda.mem_get_info(device)[0], "the GPU that are free"
-        need += device_bytes(
-            dataset.items, dataset.train_spans, min_history=config.train.min_history
-        )
     if need > there:
         raise ConfigError(
             f"model.dim {model.dim}, num_interests {model.num_interests}, max_history "

@@ -12,6 +12,9 @@ CLASS = "remi_fast/training/device_step.py"
 STEP = "remi_fast/training/step.py"
 TRAINER = "remi_fast/training/trainer.py"
 PLACE = "remi_fast/training/placement.py"
+UPLOADED = "remi_fast/data/uploaded_batches.py"
+UPLOADED_TESTS = "tests/data/test_uploaded_batches.py::test_"
+UPLOADS = f"{UPLOADED_TESTS}the_batches_of_the_loader"
 GUARD = "tests/kernels/test_step_guard.py::test_"
 DEVICE = "tests/training/test_device_step.py::test_"
 RUN = "tests/training/test_trainer_on_a_device.py::test_"
@@ -23,7 +26,6 @@ NO_MATTER = f"{GUARD}padding_other_rows_and_ids_outside_do_not_matter"
 GUARDED = f"{MEMORY}nothing_is_touched_beyond_a_tensor[guard]"
 BETA = f"{DEVICE}steps_with_a_growing_beta_are_made_one_by_one"
 MIDST = f"{DEVICE}a_bad_step_in_the_midst_of_others"
-GOES_ON = f"{DEVICE}a_saved_state_goes_on_with_the_same_bits[3]"
 
 
 def looked(bad, backend="triton"):
@@ -114,6 +116,9 @@ UPDATE = [
            ("rows do not heed the guard", held("in_a_dense_weight"),
             "found_inf=None if guard is None else guard.found_inf,",
             "found_inf=None,"),
+           ("rows are caught up while the guard is held", cut(4, 2 + 1),
+            "found_inf=None if self._guard is None else self._guard.found_inf,",
+            "found_inf=None,"),
            ("a held step counts", held("in_a_dense_weight"),
             "self._device_steps.bump(guard.forward)",
             "self._device_steps.bump(1)"),
@@ -128,35 +133,34 @@ ENGINE = group(
      "        self._guard.hold(True)\n",
      ""),
     ("the guard is held for good", cut(3, 2),
-     "        self._guard.hold(False)\n",
-     ""),
-    ("warming up before the number of the step is there", GOES_ON,
-     "        self._optimizer.announce(count)\n"
-     "        if self._replay is None and count - growing >= self._steps_a_replay:\n"
-     "            self._replay = self._recorded()\n",
-     "        if self._replay is None and count - growing >= self._steps_a_replay:\n"
-     "            self._replay = self._recorded()\n"
-     "        self._optimizer.announce(count)\n"),
+     "        self._guard.hold(False)\n        return replay",
+     "        return replay"),
     ("too many steps at the end", cut(3, 2),
-     "and end - step >= self._steps_a_replay:\n                self._replay()",
-     "and end - step >= 1:\n                self._replay()"),
+     "and end - step >= self._steps_a_replay:",
+     "and end - step >= 1:"),
     ("a growing beta is full", BETA,
      "growing = min(count, max(0, self._loss.beta_warmup - first))",
      "growing = 0"),
     ("beta of the step before", f"{DEVICE}steps_are_those_of_the_reference[2.0-3-default]",
-     "self._launch(self._loss.beta_at(step))",
-     "self._launch(self._loss.beta_at(max(step - 1, 0)))"),
+     "self._launch(batch, self._loss.beta_at(step))",
+     "self._launch(batch, self._loss.beta_at(max(step - 1, 0)))"),
     ("more steps than are kept", f"{DEVICE}no_more_steps_than_losses_are_kept",
      "min(most, _READ_AT_ONCE)",
      "most"),
     ("the extractor does not heed the guard", held("in_a_row"),
      "        training_step.dense_optimizer.found_inf = self._guard.found_inf\n",
      ""),
+    ("all steps of a replay are the first", cut(3, 2),
+     "torch.arange(most,",
+     "torch.zeros(most, dtype=torch.int64,"),
+    ("all batches of a replay in the same memory", cut(3, 2),
+     "self._slots = batches.slots(most)",
+     "self._slots = batches.slots(1) * most"),
     ("dense gradients add up", f"{DEVICE}steps_are_those_of_the_reference[True-True-default]",
-     "        model.dense_optimizer.zero_grad()\n",
+     "        made_of.dense_optimizer.zero_grad()\n",
      ""),
     ("dense moments are not looked at", held("in_a_dense_moment"),
-     "        dense += model.lasting_tensors().values()\n",
+     "        dense += made_of.lasting_tensors().values()\n",
      ""),
     ("what was found is not told", held("in_the_loss"),
      "        if found:\n            self._explain()\n",
@@ -186,10 +190,23 @@ AROUND = [
            ("a GPU's weights want a GPU", f"{PLACES}weights_of_a_gpu_are_loaded_without_one",
             'if config.train.backend == "triton":',
             'if config.train.backend == "cuda":'),
-           ("the data on a GPU take no room", f"{PLACES}data_that_do_not_fit_a_gpu",
+           ("a GPU is as large as the machine", f"{PLACES}a_table_that_does_not_fit_a_gpu",
             'if device.type == "cuda":\n        there',
             'if device.type == "tpu":\n        there')),
+    *group(UPLOADED,
+           ("all batches of a replay are the first one's", UPLOADS,
+            "for mine, its in zip(slot,",
+            "for mine, its in zip(slots[0],"),
+           ("only the first batch is copied", UPLOADS,
+            "self._there[:count].copy_(whole[:count]",
+            "self._there[:1].copy_(whole[:1]"),
+           ("a step is passed over", f"{UPLOADED_TESTS}another_step_than_the_next",
+            "if batch.step != step:",
+            "if False:")),
     *group(PLACE,
+           ("any data fit", f"{PLACES}data_that_do_not_fit_a_gpu_are_uploaded_by_batches",
+            "return need <= ",
+            "return True or need <= "),
            ("a GPU is only for those who ask", f"{PLACES}with_a_gpu",
             'or (chosen == "auto" and not reason)',
             "or False"),

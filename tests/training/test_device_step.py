@@ -1,6 +1,7 @@
 """Steps that the device makes by itself: as the reference's, the same bits however they are cut,
 and stopped by what is not finite."""
 
+import copy
 import dataclasses
 import math
 
@@ -11,6 +12,7 @@ import torch
 from remi_fast.config import Config, LossConfig, ModelConfig, OptimConfig, TrainConfig
 from remi_fast.data.device_loader import DeviceBatchLoader
 from remi_fast.data.loader import BatchLoader
+from remi_fast.data.uploaded_batches import UploadedBatches
 from remi_fast.errors import NonFiniteError
 from remi_fast.kernels import ihn_loss_launch, reference, self_attentive_launch
 from remi_fast.kernels.negatives import sample_negatives
@@ -33,7 +35,7 @@ def sequences():
     return items, np.arange(USERS, dtype=np.int32), np.stack([ends - lengths, ends], axis=1)
 
 
-DRAWING = {"batch_size": BATCH, "max_history": HISTORY, "seed": SEED}
+DRAWING = {"batch_size": BATCH, "max_history": HISTORY, "seed": SEED, "min_history": 1}
 COUNTS = torch.arange(ITEMS) + 1
 
 
@@ -88,7 +90,7 @@ def same(one, other):
 
 def tensors(step):
     """Item table, up to date, and the extractor's weights."""
-    weights = [x.detach().cpu() for x in step.model.extractor.parameters()]
+    weights = [x.detach().cpu().clone() for x in step.model.extractor.parameters()]
     return [step.model.rows(0, ITEMS).cpu(), *weights]
 
 
@@ -204,6 +206,17 @@ def test_steps_with_a_growing_beta_are_made_one_by_one(monkeypatch):
     assert same(bits(step), bits(single))
 
 
+@pytest.mark.parametrize("steps_a_replay, parts", [(100, [7]), (3, [1, 6])])
+def test_the_same_bits_by_batches_of_the_host(seven_steps, steps_a_replay, parts):
+    """For data that do not fit the device."""
+    step, loader = made("triton"), BatchLoader(*sequences(), threads=1, **DRAWING)
+    batches = UploadedBatches(loader, torch.device(DEVICE))
+    device = DeviceStep(step, batches, steps_a_replay=steps_a_replay)
+    losses = [loss for part in parts for loss in device.advance(part)]
+    device.close()
+    assert same(bits(step), seven_steps[0]) and losses == seven_steps[1]
+
+
 def test_no_more_steps_than_losses_are_kept(monkeypatch, seven_steps):
     monkeypatch.setattr(device_step, "_READ_AT_ONCE", 4)
     step, device = on_device()
@@ -253,10 +266,11 @@ def in_a_dense_moment(step, number, bad, monkeypatch):
 
 def in_the_loss(step, number, bad, monkeypatch):
     whole = objective_module.multi_interest_ihn_loss_rows
+    sample = torch.tensor([2], device=DEVICE)
 
     def broken(*arguments, **options):
         ihn, chosen, rr = whole(*arguments, **options)
-        return ihn.index_fill(0, torch.tensor([2], device=DEVICE), bad), chosen, rr
+        return ihn.index_fill(0, sample, bad), chosen, rr
 
     monkeypatch.setattr(objective_module, "multi_interest_ihn_loss_rows", broken)
     return f"the loss is {bad} .*ihn of sample 2 is {bad}"
@@ -264,10 +278,10 @@ def in_the_loss(step, number, bad, monkeypatch):
 
 def in_a_gradient(step, number, bad, monkeypatch):
     whole = objective_module.multi_interest_ihn_loss_rows
+    place = torch.zeros(BATCH, DIM, dtype=torch.bool, device=DEVICE)
+    place[1, 3] = True
 
     def broken(interests, target, *others, **options):
-        place = torch.zeros(BATCH, DIM, dtype=torch.bool, device=DEVICE)
-        place[1, 3] = True
         target.register_hook(lambda gradient: gradient.masked_fill(place, bad))
         return whole(interests, target, *others, **options)
 
@@ -349,3 +363,32 @@ def test_products_are_made_as_asked(monkeypatch, precision):
     assert torch.get_float32_matmul_precision() == before
     assert {x.dtype for x in tensors(step)} == {torch.float32}
     assert not torch.is_autocast_enabled(DEVICE)
+
+
+def put_into(step, other):
+    """The state of a step of the device, in the reference's."""
+    other.model.load_state_dict(step.model.state_dict())
+    state = step.table_optimizer.state_dict()
+    other.table_optimizer.load_state_dict(state)
+    if step.dense_optimizer.state:
+        other.dense_optimizer.load_state_dict(copy.deepcopy(step.dense_optimizer.state_dict()))
+        other.dense_optimizer.param_groups[0]["capturable"] = False
+
+
+def test_each_step_is_the_reference_s_from_the_same_state(at_scale):
+    """No error adds up from step to step: each may have that of its own arithmetic only."""
+    step, device = on_device(steps_a_replay=1)
+    other = made("reference")
+    loader = BatchLoader(*sequences(), threads=1, **DRAWING)
+    with loader:
+        for number in range(1000 if DEVICE == "cuda" else at_scale(6, 60)):
+            put_into(step, other)
+            before = tensors(step)
+            (loss,) = device.advance(1)
+            batch = loader.batch(number)
+            expected = other(number, batch.history, batch.length, batch.target)
+            assert dataclasses.astuple(loss) == pytest.approx(
+                dataclasses.astuple(expected), rel=2e-6, abs=1e-7
+            )
+            for mine, its, old in zip(tensors(step), tensors(other), before, strict=True):
+                torch.testing.assert_close(mine - old, its - old, rtol=1e-3, atol=RATE * 1e-4)

@@ -232,7 +232,7 @@ def train(dataset, run):
     config = Config(
         model=ModelConfig(dim=8, num_interests=2, max_history=5),
         loss=LossConfig(num_negatives=20),
-        train=TrainConfig(batch_size=16, steps=12, eval_every=4, threads=1),
+        train=TrainConfig(batch_size=16, steps=12, eval_every=4, threads=1, device="cpu"),
     )
     return api.train(dataset.path, run, config)
 

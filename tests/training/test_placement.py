@@ -1,16 +1,19 @@
 """Where a run trains: on a GPU if there is one that can, and a clear error where it cannot."""
 
 import logging
+from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from remi_fast.config import Config, LossConfig, ModelConfig, TrainConfig
+from remi_fast.data.uploaded_batches import UploadedBatches
 from remi_fast.errors import ConfigError
 from remi_fast.kernels import runtime
+from remi_fast.kernels.device_batches import device_bytes
 from remi_fast.training import engines, trainer
-from remi_fast.training.placement import by_triton, training_device
+from remi_fast.training.placement import by_triton, fits, training_device
 
 
 def config(device="auto", backend="auto", loss=None, **model):
@@ -94,7 +97,25 @@ def test_the_reason_is_told(gpu, dataset, caplog):
     assert "training on the CPU: model.name: got 'dnn' on a GPU" in record.getMessage()
 
 
-def test_data_that_do_not_fit_a_gpu(gpu, dataset, monkeypatch):
+def test_data_that_do_not_fit_a_gpu_are_uploaded_by_batches(dataset, monkeypatch):
+    """Half of it is for the data."""
+    gpu, need = (
+        torch.device("cuda", 0),
+        device_bytes(dataset.items, dataset.train_spans, min_history=4),
+    )
+    for free, fit in ((2 * need, True), (2 * need - 2, False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 1 << 40))
+        assert fits(dataset, 4, gpu) is fit
+    assert fits(dataset, 4, torch.device("cpu"))
+    settings = Config(model=ModelConfig(dim=4), train=TrainConfig(batch_size=4, backend="triton"))
+    step = engines.TrainingStep(trainer.new_model(settings, dataset.num_items), settings)
+    monkeypatch.setattr(engines, "fits", lambda *_: False)
+    with closing(engines.make_engine(step, dataset, 7)) as engine:
+        assert isinstance(engine._batches, UploadedBatches)
+        engine._batches.fill(7, 1)  # the step it was made at
+
+
+def test_a_table_that_does_not_fit_a_gpu(gpu, dataset, monkeypatch):
     settings = config("cuda")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 40, 1 << 40))
     trainer.check(dataset, settings)

@@ -25,7 +25,7 @@ def config(**train):
         model=ModelConfig(dim=8, num_interests=2, max_history=6),
         loss=LossConfig(beta=1.0, beta_warmup=25, rr_lambda=1.0, num_negatives=32),
         optim=OptimConfig(lr=0.01),
-        train=TrainConfig(**chosen),
+        train=TrainConfig(device="cpu", **chosen),
     )
 
 
