@@ -1,5 +1,9 @@
-"""Exact top-k search over a catalogue, by the best of a user's interests; on the CPU in C++."""
+"""Exact top-k search over a catalogue, by the best of a user's interests.
 
+On the CPU in C++; on a GPU tile by tile in PyTorch, whose matrix products are what takes the time.
+"""
+
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -9,6 +13,9 @@ from torch import Tensor
 from . import reference
 from .dispatch import choose
 from .native import C
+
+SCORES_AT_ONCE = 1 << 26  # of a tile: 256 MiB
+_GROUP = 64  # items of a tile that only the largest of is looked at first
 
 
 class TopK(NamedTuple):
@@ -35,15 +42,14 @@ def interest_search(
         k: how many, at least 1.
         seen: (n, s) int64 ids never to retrieve, padded with 0; None excludes nothing.
 
-    The native backend keeps neither scores nor pieces: about 24 n k bytes, whatever the catalogue.
-    Its bits depend on the instruction set, not on threads or pieces.
+    The native backend (CPU) keeps neither scores nor pieces: about 24 n k bytes, whatever the
+    catalogue. Its bits depend on the instruction set, not on threads or pieces. The tiled one (any
+    device) keeps a tile of `SCORES_AT_ONCE`; of items with the same score as the k-th it finds any.
     """
-    implementation = choose(
-        "interest_search",
-        backend,
-        {"native": _native, "reference": _reference},
-        interests.device,
-    )
+    backends = {"native": _native, "tiled": _tiled, "reference": _reference}
+    if interests.device.type != "cpu":
+        del backends["native"]
+    implementation = choose("interest_search", backend, backends, interests.device)
     if seen is None:
         seen = torch.empty(len(interests), 0, dtype=torch.int64, device=interests.device)
     return TopK(*implementation(interests, rows, k, seen))
@@ -52,10 +58,10 @@ def interest_search(
 def _native(
     interests: Tensor, rows: Iterable[Tensor], k: int, seen: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if interests.device.type != "cpu" or interests.dtype != torch.float32:
+    if interests.dtype != torch.float32:
         raise TypeError(
-            f"interest_search: got interests {interests.dtype} on {interests.device}, "
-            "expected float32 on the CPU for the native backend"
+            f"interest_search: got interests {interests.dtype}, "
+            "expected float32 for the native backend"
         )
     search = C.InterestSearch(interests.detach().contiguous().numpy(), k, seen.contiguous().numpy())
     first = 1
@@ -64,6 +70,82 @@ def _native(
         first += len(piece)
     ids, scores, interest = (torch.from_numpy(found) for found in search.result())
     return ids, scores, interest
+
+
+def _tiled(
+    interests: Tensor, rows: Iterable[Tensor], k: int, seen: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    _check(interests, k, seen)
+    users, number, dim = interests.shape
+    size = max(1, SCORES_AT_ONCE // max(1, users * number))
+    best = TopK(
+        ids=torch.zeros(users, k, dtype=torch.int64, device=interests.device),
+        scores=interests.new_full((users, k), -math.inf),
+        interest=torch.zeros(users, k, dtype=torch.int64, device=interests.device),
+    )
+    first = 1
+    for piece in rows:
+        if piece.ndim != 2 or piece.shape[1] != dim:
+            raise ValueError(f"rows: got shape {tuple(piece.shape)}, expected (m, {dim})")
+        for tile in piece.split(size) if len(piece) else ():
+            found = _best_of_tile(interests, tile, first, k, seen)
+            both = TopK(*(torch.cat(pair, dim=1) for pair in zip(best, found, strict=True)))
+            order = both.scores.topk(k, dim=1).indices
+            best = TopK(*(x.gather(1, order) for x in both))
+            first += len(tile)
+    return in_order(best)
+
+
+def in_order(found: TopK) -> TopK:
+    """Best first, equal scores by smaller id."""
+    by_id = found.ids.sort(dim=1).indices
+    by_score = found.scores.gather(1, by_id).sort(dim=1, descending=True, stable=True).indices
+    order = by_id.gather(1, by_score)
+    return TopK(*(x.gather(1, order) for x in found))
+
+
+def _check(interests: Tensor, k: int, seen: Tensor) -> None:
+    if k < 1:
+        raise ValueError(f"k: expected 1 <= k, got {k}")
+    if seen.ndim != 2 or len(seen) != len(interests):
+        raise ValueError(f"seen: expected shape ({len(interests)}, s), got {tuple(seen.shape)}")
+
+
+def _best_of_tile(interests: Tensor, tile: Tensor, first: int, k: int, seen: Tensor) -> TopK:
+    """Of the items first, first + 1, ..., whose vectors are the tile (m, d)."""
+    users, number, dim = interests.shape
+    size = len(tile)
+    products = interests.reshape(users * number, dim) @ tile.T
+    # One column more, where seen items that are not in this tile are struck out.
+    scores = interests.new_empty(users, size + 1)
+    torch.amax(products.view(users, number, size), dim=1, out=scores[:, :size])
+    scores.nan_to_num_(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+    place = seen - first
+    struck = torch.where((place >= 0) & (place < size), place, size)
+    scores[:, size] = -math.inf
+    scores.scatter_(1, struck, -math.inf)
+    scores, place = _largest(scores, min(k, size + 1))
+    there = scores > -math.inf
+    place = torch.where(there, place, 0)
+    each = torch.einsum("nkd,nhd->nhk", tile[place], interests)
+    ids, interest = (torch.where(there, x, 0) for x in (place + first, each.argmax(dim=1)))
+    return TopK(ids, scores, interest)
+
+
+def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row of scores (n, m), and where they are.
+
+    Each lies in one of the k groups that have the largest maximum: few of the scores are sorted.
+    """
+    if scores.shape[1] < 4 * k * _GROUP:
+        largest, place = scores.topk(k, dim=1)
+        return largest, place
+    groups = torch.nn.functional.pad(scores, (0, -scores.shape[1] % _GROUP), value=-math.inf)
+    groups = groups.view(len(scores), -1, _GROUP)
+    group = groups.amax(dim=2).topk(k, dim=1).indices
+    few = groups.gather(1, group[:, :, None].expand(-1, -1, _GROUP)).flatten(1)
+    largest, place = few.topk(k, dim=1)
+    return largest, group.gather(1, place // _GROUP) * _GROUP + place % _GROUP
 
 
 def _reference(

@@ -7,8 +7,10 @@ import sys
 import pytest
 import torch
 
-from remi_fast.kernels.interest_search import interest_search
+from remi_fast.kernels import interest_search as module
+from remi_fast.kernels.interest_search import TopK, interest_search
 from remi_fast.kernels.native import C
+from tests.device import DEVICE
 
 PIECES = {"one": 10**6, "small": 7, "single rows": 1, "as lanes": 32}
 
@@ -24,7 +26,13 @@ def make(users, interests, items, dim, *, whole=False, scale=1.0, num_seen=0, se
 
 
 def run(queries, vectors, k, seen, backend, piece=10**6):
-    return interest_search(queries, vectors.split(piece), k, seen=seen, backend=backend)
+    where = DEVICE if backend == "tiled" else "cpu"
+    queries, vectors, seen = (x.to(where) for x in (queries, vectors, seen))
+    found = interest_search(queries, vectors.split(piece), k, seen=seen, backend=backend)
+    return TopK(*(x.cpu() for x in found))
+
+
+both = pytest.mark.parametrize("backend", ["native", "tiled"])
 
 
 @pytest.mark.parametrize("pieces", PIECES)
@@ -41,12 +49,39 @@ def test_whole_numbers_are_found_as_the_formula_finds_them(shape, k, pieces):
         assert torch.equal(ours, truth)
 
 
+@pytest.mark.parametrize("pieces", ["one", "small", "as lanes"])
+@pytest.mark.parametrize("scores_at_once", [1, 100, 1 << 26])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (7, 3, 90, 5), (9, 1, 900, 8), (3, 16, 70, 4)])
+def test_tiles_of_any_size_find_the_same(shape, scores_at_once, pieces, monkeypatch):
+    """Bit for bit but for the ids of equal scores at the end, with groups of every size."""
+    monkeypatch.setattr(module, "SCORES_AT_ONCE", scores_at_once)
+    queries, vectors, seen = make(*shape, whole=True, num_seen=6)
+    truth = run(queries, vectors, 9, seen, "reference")
+    for group in (1, 3, 64):
+        monkeypatch.setattr(module, "_GROUP", group)
+        found = run(queries, vectors, 9, seen, "tiled", PIECES[pieces])
+        assert torch.equal(found.scores, truth.scores)
+        settled = truth.scores > truth.scores[:, -1:]
+        for ours, expected in zip(found, truth, strict=True):
+            assert torch.equal(ours[settled], expected[settled])
+        scores, interest = torch.einsum("nkd,id->nki", queries, vectors).max(dim=1)
+        there = found.ids > 0
+        assert torch.equal(there, truth.ids > 0)
+        place = (found.ids - 1).clamp(min=0)
+        assert torch.equal(scores.gather(1, place)[there], found.scores[there])
+        assert torch.equal(interest.gather(1, place)[there], found.interest[there])
+        for ids, unseen in zip(found.ids, seen, strict=True):
+            chosen = ids[ids > 0].tolist()
+            assert len(set(chosen)) == len(chosen) and not set(chosen) & set(unseen.tolist())
+
+
+@both
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e6])
 @pytest.mark.parametrize("shape", [(33, 4, 3000, 64), (20, 3, 500, 200)])
-def test_float32_error_budget(shape, scale):
+def test_float32_error_budget(shape, scale, backend):
     queries, vectors, seen = make(*shape, scale=scale)
     truth = run(queries.double(), vectors.double(), 20, seen, "reference")
-    ours = run(queries, vectors, 20, seen, "native")
+    ours = run(queries, vectors, 20, seen, backend)
     eager = run(queries, vectors, 20, seen, "reference")
     exact = torch.einsum("nkd,nhd->nkh", vectors.double()[ours.ids - 1], queries.double()).amax(2)
     error = (ours.scores - exact).abs().max()
@@ -55,45 +90,57 @@ def test_float32_error_budget(shape, scale):
     assert (ours.ids == truth.ids).double().mean() > 0.999
 
 
-def test_peaked_scores():
+@both
+def test_peaked_scores(backend):
     queries, vectors, seen = make(6, 2, 400, 8)
     vectors[100] *= 1e6
     queries[:, 0] = vectors[100]
-    found = run(queries, vectors, 5, seen, "native")
+    found = run(queries, vectors, 5, seen, backend)
     assert (found.ids[:, 0] == 101).all() and (found.interest[:, 0] == 0).all()
 
 
-def test_what_is_not_a_number_is_not_retrieved():
+@both
+def test_what_is_not_a_number_is_not_retrieved(backend):
     queries, vectors, seen = make(3, 2, 50, 4)
     vectors[7] = torch.nan
     vectors[9, :] = torch.inf
-    found = run(queries.abs(), vectors, 10, seen, "native")
+    found = run(queries.abs(), vectors, 10, seen, backend)
     assert (found.ids != 8).all() and (found.ids[:, 0] == 10).all()
-    assert (run(torch.full_like(queries, torch.nan), vectors, 5, seen, "native").ids == 0).all()
+    assert (run(torch.full_like(queries, torch.nan), vectors, 5, seen, backend).ids == 0).all()
 
 
+@both
 @pytest.mark.parametrize("users, items", [(0, 5), (4, 0)])
-def test_nobody_and_nothing(users, items):
+def test_nobody_and_nothing(users, items, backend):
     queries, vectors, seen = make(users, 2, items, 3)
-    found = run(queries, vectors, 4, seen[:, :0], "native")
+    found = run(queries, vectors, 4, seen[:, :0], backend)
     assert found.ids.shape == (users, 4) and (found.ids == 0).all()
     assert (found.scores == -torch.inf).all()
 
 
-def test_everything_seen():
+@both
+def test_everything_seen(backend):
     queries, vectors, _ = make(3, 2, 40, 4)
     seen = torch.arange(1, 41).expand(3, 40)
-    assert (run(queries, vectors, 4, seen, "native").ids == 0).all()
+    assert (run(queries, vectors, 4, seen, backend).ids == 0).all()
 
 
-def test_not_contiguous():
+@both
+def test_not_contiguous(backend):
     queries, vectors, seen = make(5, 3, 70, 6, num_seen=4)
-    expected = run(queries, vectors, 9, seen, "native")
+    expected = run(queries, vectors, 9, seen, backend)
     spread = torch.stack([vectors, vectors], 2)[:, :, 0]
     turned = queries.transpose(0, 1).contiguous().transpose(0, 1)
     assert not spread.is_contiguous() and not turned.is_contiguous()
-    found = run(turned, spread, 9, torch.stack([seen, seen], 2)[..., 0], "native")
+    found = run(turned, spread, 9, torch.stack([seen, seen], 2)[..., 0], backend)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_of_equal_scores_the_smaller_ids_come_first():
+    """From a tile to the next, too; at the end of the list any of them will do."""
+    queries, vectors = torch.ones(1, 1, 2), torch.ones(300, 2)
+    found = run(queries, vectors, 9, torch.zeros(1, 0, dtype=torch.int64), "tiled", 100)
+    assert torch.equal(found.ids, found.ids.sort().values) and (found.ids > 0).all()
 
 
 def test_same_bits_for_any_threads_and_pieces():
@@ -129,16 +176,17 @@ def test_other_instruction_sets(level):
 
 def test_errors():
     queries, vectors, seen = make(2, 2, 5, 3)
-    with pytest.raises(TypeError, match="got interests torch.float64 .* expected float32"):
+    with pytest.raises(TypeError, match="got interests torch.float64, expected float32"):
         run(queries.double(), vectors.double(), 3, seen, "native")
     with pytest.raises(ValueError, match="got backend 'fast', expected one of"):
         run(queries, vectors, 3, seen, "fast")
-    with pytest.raises(ValueError, match="k: expected 1 <= k"):
-        run(queries, vectors, 0, seen, "native")
-    with pytest.raises(ValueError, match="rows: expected shape"):
-        run(queries, vectors[:, :2], 3, seen, "native")
-    with pytest.raises(ValueError, match="seen: expected shape"):
-        run(queries, vectors, 3, seen[:1], "native")
+    for backend in ("native", "tiled"):
+        with pytest.raises(ValueError, match="k: expected 1 <= k"):
+            run(queries, vectors, 0, seen, backend)
+        with pytest.raises(ValueError, match="rows: expected shape|rows: got shape"):
+            run(queries, vectors[:, :2], 3, seen, backend)
+        with pytest.raises(ValueError, match="seen: expected shape"):
+            run(queries, vectors, 3, seen[:1], backend)
     search = C.InterestSearch(queries.numpy(), 3, seen.numpy())
     search.add(vectors.numpy(), 1)
     with pytest.raises(ValueError, match="ids that go up"):

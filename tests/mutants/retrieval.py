@@ -3,6 +3,9 @@
 from .killers import group
 
 FOUND = "tests/kernels/test_interest_search.py::test_"
+TILED = f"{FOUND}tiles_of_any_size_find_the_same["
+SEARCHED = "tests/retrieval/test_search.py::test_"
+SETTLED = f"{SEARCHED}other_products_find_the_same_items_once_float64_has_settled_it"
 WHOLE = f"{FOUND}whole_numbers_are_found_as_the_formula_finds_them"
 ODD = f"{WHOLE}[shape2-9-small]"
 ONE_PIECE = f"{WHOLE}[shape2-9-one]"
@@ -66,6 +69,41 @@ SEARCHING = group(
 
 PARTS = "tests/retrieval/test_streamed.py::test_"
 EQUAL = f"{PARTS}parts_are_what_all_are[out.parquet-h.parquet-7]"
+TILES = group(
+    "kernels/interest_search.py",
+    ("groups by their sums", f"{TILED}shape2-67108864-one]",
+     "group = groups.amax(dim=2)",
+     "group = groups.sum(dim=2)"),
+    ("the item after the seen one is struck out", f"{TILED}shape1-1-small]",
+     "place = seen - first\n",
+     "place = seen - first + 1\n"),
+    ("every tile has the first ids", f"{TILED}shape1-1-small]",
+     "(place + first, each.argmax(dim=1))",
+     "(place + 1, each.argmax(dim=1))"),
+    ("the best of the last tile", f"{TILED}shape1-1-small]",
+     "order = both.scores.topk(k, dim=1).indices",
+     "order = both.scores[:, k:].topk(min(k, len(tile) + 1), dim=1).indices + k"),
+    ("what is not a number wins", f"{FOUND}what_is_not_a_number_is_not_retrieved[tiled]",
+     "scores.nan_to_num_(nan=-math.inf,",
+     "scores.nan_to_num_(nan=math.inf,"),
+    ("of equal scores the larger id", f"{FOUND}of_equal_scores_the_smaller_ids_come_first",
+     "by_id = found.ids.sort(dim=1).indices",
+     "by_id = found.ids.sort(dim=1, descending=True).indices"),
+)  # fmt: skip
+
+SETTLING = group(
+    "remi_fast/retrieval/search.py",
+    ("settled in float32", SETTLED,
+     "interests.double()).max",
+     "interests.double()).float().max"),
+    ("padding is an item", f"{SEARCHED}nothing_is_settled_where_nothing_was_found",
+     "(ids == 0) | scores.isnan()",
+     "scores.isnan()"),
+    ("what is not a number is an item", f"{SEARCHED}nothing_is_settled_where_nothing_was_found",
+     "ids.masked_fill(none, 0)",
+     "ids"),
+)  # fmt: skip
+
 STREAMING = group(
     "remi_fast/retrieval/streamed.py",
     ("a part is left out", EQUAL,
@@ -151,4 +189,4 @@ WISHING = group(
      "if True:\n            return TopK(*(part[:, :k] for part in found))"),
 )  # fmt: skip
 
-MUTANTS = [*SEARCHING, *STREAMING, *SCANNING, *APPROXIMATE, *WISHING]
+MUTANTS = [*SEARCHING, *TILES, *SETTLING, *STREAMING, *SCANNING, *APPROXIMATE, *WISHING]

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from remi_fast.kernels.interest_search import interest_search
 from remi_fast.retrieval import search as module
 from remi_fast.retrieval.histories import user_blocks
-from remi_fast.retrieval.search import search
+from remi_fast.retrieval.search import MARGIN, search, settled
+from tests.device import DEVICE
 
 
 class Table:
@@ -18,6 +20,9 @@ class Table:
     def rows(self, start, end):
         self.largest = max(self.largest, end - start)
         return self.weight[start:end]
+
+    def read(self, ids):
+        return self.weight[ids]
 
 
 def make(users=7, interests=3, items=40, dim=5, seed=0, whole=False):
@@ -90,6 +95,46 @@ def test_seen_items_and_small_catalogues_fill_up_with_0():
         assert len(real) == left and not set(real.tolist()) & set(hidden.tolist())
         assert (ids[left:] == 0).all()
     assert (found.scores[found.ids == 0] == -torch.inf).all()
+
+
+def near_ties(users=40, items=900, dim=16):
+    """Items that come in fives which float32 can hardly tell apart."""
+    interests, table = make(users, 3, items, dim)
+    table.weight[1:] = table.weight[1:].repeat_interleave(5, dim=0)[: items - 1]
+    table.weight[1:] *= 1 + 1e-7 * torch.rand(items - 1, 1, generator=torch.Generator())
+    return interests, table
+
+
+def test_other_products_find_the_same_items_once_float64_has_settled_it():
+    interests, table = near_ties()
+    there = Table(table.weight.to(DEVICE))
+    exact = interests.double(), [table.weight[1:].double()]
+    truth = interest_search(*exact, 20, backend="reference").ids
+    pieces = table.weight[1:].split(100)
+    native = interest_search(interests, pieces, 20 + MARGIN, backend="native")
+    assert not torch.equal(native.ids[:, :20], truth), "no near-tie in this case"
+    assert torch.equal(settled(native, interests, table, 20).ids, truth)
+    on_device = [piece.to(DEVICE) for piece in pieces]
+    tiled = interest_search(interests.to(DEVICE), on_device, 20 + MARGIN, backend="tiled")
+    found = settled(tiled, interests.to(DEVICE), there, 20)
+    assert torch.equal(found.ids.cpu(), truth) and found.scores.dtype == torch.float32
+    if DEVICE == "cuda":
+        assert torch.equal(search(interests.to(DEVICE), there, 20).ids, truth)
+
+
+def test_nothing_is_settled_where_nothing_was_found():
+    interests, table = make(users=2, items=6)
+    table.weight[2] = torch.nan
+    seen = torch.tensor([[1, 3, 0], [5, 5, 1]])
+    found = interest_search(interests, [table.weight[1:]], 9, seen=seen, backend="tiled")
+    found.ids[:, 3] = 2  # whoever retrieved that
+    ids = settled(found, interests, table, 5).ids
+    assert ids[0, :2].sort().values.tolist() == [4, 5] and ids[1, :2].sort().values.tolist() == [
+        3,
+        4,
+    ]
+    assert (ids[:, 2:] == 0).all()
+    assert settled(found, interests, table, 5).interest[:, 2:].eq(0).all()
 
 
 def test_few_users_at_a_time_where_one_has_seen_much():
