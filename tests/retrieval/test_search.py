@@ -128,7 +128,7 @@ def test_nothing_is_settled_where_nothing_was_found():
     seen = torch.tensor([[1, 3, 0], [5, 5, 1]])
     found = interest_search(interests, [table.weight[1:]], 9, seen=seen, backend="tiled")
     found.ids[:, 3] = 2  # whoever retrieved that
-    ids = settled(found, interests, table, 5).ids
+    ids = settled(found, interests, table, 9).ids
     assert ids[0, :2].sort().values.tolist() == [4, 5] and ids[1, :2].sort().values.tolist() == [
         3,
         4,
