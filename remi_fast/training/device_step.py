@@ -105,7 +105,7 @@ class DeviceStep:
             rows.gradients,
             dense,
         )
-        with self._aside:
+        with self._aside.launches():
             look(
                 guard,
                 self._number,
@@ -127,7 +127,7 @@ class DeviceStep:
         """Steps of the full beta; what they read is prepared beside those before them."""
         numbers = (self._number + self._offsets[:steps]).split(1)
         prepared = []
-        with self._ahead:
+        with self._ahead.launches():
             for number, slot in zip(numbers, self._slots, strict=False):
                 prepared.append((self._prepare(number, slot), self._ahead.mark()))
         for batch, is_there in prepared:  # all of them live until all steps are launched
