@@ -392,3 +392,15 @@ def test_each_step_is_the_reference_s_from_the_same_state(at_scale):
             )
             for mine, its, old in zip(tensors(step), tensors(other), before, strict=True):
                 torch.testing.assert_close(mine - old, its - old, rtol=1e-3, atol=RATE * 1e-4)
+
+
+def test_rows_are_not_caught_up_while_the_guard_is_held():
+    step, device = on_device(steps_a_replay=100)
+    device.advance(3)
+    before, every = bits(step), torch.arange(ITEMS, device=DEVICE)
+    device._guard.hold(True)
+    assert torch.equal(step.model.table(every), step.model.table.weight)
+    assert same(bits(step), before)
+    device._guard.hold(False)
+    step.model.table(every)
+    assert not same(bits(step), before)
