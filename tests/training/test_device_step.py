@@ -200,7 +200,7 @@ def test_steps_with_a_growing_beta_are_made_one_by_one(monkeypatch):
     device.advance(2)
     assert launched == []
     device.advance(5)
-    assert launched == [(7, device_step._WARM_UP), (7, 3)]
+    assert launched == [(2, device_step._WARM_UP), (6, 3)]
     single, alone = on_device({"beta_warmup": 3}, steps_a_replay=100)
     alone.advance(7)
     assert same(bits(step), bits(single))
