@@ -4,6 +4,7 @@ and stopped by what is not finite."""
 import copy
 import dataclasses
 import math
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -404,3 +405,37 @@ def test_rows_are_not_caught_up_while_the_guard_is_held():
     device._guard.hold(False)
     step.model.table(every)
     assert not same(bits(step), before)
+
+
+def test_what_a_capture_asks_of_cuda(monkeypatch):
+    """Without a GPU: warm-up steps on a stream of their own, then the steps of a replay."""
+    step, device = on_device(steps_a_replay=3)
+    told = []
+
+    class Stream:
+        def __init__(self, name="a stream"):
+            self.name = name
+
+        def wait_stream(self, other):
+            told.append(f"{self.name} waits for {other.name}")
+
+    @contextmanager
+    def within(what):
+        told.append(f"in {getattr(what, 'name', what)}")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream("main"))
+    monkeypatch.setattr(torch.cuda, "stream", within)
+    monkeypatch.setattr(torch.cuda, "graph", within)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: "a graph")
+    monkeypatch.setattr(device, "_launch_several", lambda steps: told.append(f"{steps} steps"))
+    assert device._captured() == "a graph"
+    assert told == [
+        "a stream waits for main",
+        "in a stream",
+        f"{device_step._WARM_UP} steps",
+        "main waits for a stream",
+        "in a graph",
+        "3 steps",
+    ]
