@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import ihn_loss_launch as launches
-from .aside import Aside
+from .aside import aside
 from .ihn_loss_launch import Problem
 from .negatives import check_draw, importance
 
@@ -170,13 +170,14 @@ def _ihn_loss_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     problem = Problem(beta, detach_weights, log_scale, dtype, source, num_negatives, mask)
     out = launches.gradients(interests, target, negatives, routing, problem, wanted)
-    with Aside(interests.device) as aside:
+    beside = aside(interests.device)
+    with beside.launches():
         if wanted[2] and grad_loss is not None:
             launches.backward_negatives(
                 interests, negatives, target_ids, negative_ids, importance, chosen, row_stats,
                 grad_loss, problem, out.negatives,
             )  # fmt: skip
-        made = aside.mark()
+        made = beside.mark()
     if wanted[0] or wanted[1] or wanted[3]:
         launches.backward_rows(
             interests, routing, chosen, row_stats, slope, grad_loss, grad_rr, out

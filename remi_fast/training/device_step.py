@@ -61,17 +61,17 @@ class DeviceStep:
         """
         first, count = self._optimizer.steps_taken, min(most, _READ_AT_ONCE)
         growing = min(count, max(0, self._loss.beta_warmup - first))  # steps of another beta each
-        self._optimizer.announce(count)
+        self._optimizer.announce(0)  # the device is at the step that the host is at
         if self._replay is None and count - growing >= self._steps_a_replay:
             self._replay = self._recorded()
         step, end = first, first + count
         while step < end:
             if self._replay and step >= first + growing and end - step >= self._steps_a_replay:
-                self._batches.fill(step, self._steps_a_replay)
+                self._make_ready(step, self._steps_a_replay)
                 self._replay()
                 step += self._steps_a_replay
             else:
-                self._batches.fill(step, 1)
+                self._make_ready(step, 1)
                 batch = self._prepare(self._number, self._slots[0])
                 self._launch(batch, self._loss.beta_at(step))
                 step += 1
@@ -79,6 +79,11 @@ class DeviceStep:
         if found:
             self._explain()
         return [StepLoss(*means) for means in losses]
+
+    def _make_ready(self, step: int, count: int) -> None:
+        """What the host has to do for steps: while the device makes those before them."""
+        self._optimizer.announce(count)
+        self._batches.fill(step, count)
 
     def close(self) -> None:
         """Free what a graph holds, and stop the batches."""
@@ -105,7 +110,7 @@ class DeviceStep:
             rows.gradients,
             dense,
         )
-        with self._aside:
+        with self._aside.launches():
             look(
                 guard,
                 self._number,
@@ -127,7 +132,7 @@ class DeviceStep:
         """Steps of the full beta; what they read is prepared beside those before them."""
         numbers = (self._number + self._offsets[:steps]).split(1)
         prepared = []
-        with self._ahead:
+        with self._ahead.launches():
             for number, slot in zip(numbers, self._slots, strict=False):
                 prepared.append((self._prepare(number, slot), self._ahead.mark()))
         for batch, is_there in prepared:  # all of them live until all steps are launched

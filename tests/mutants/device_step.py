@@ -17,6 +17,7 @@ UPLOADED_TESTS = "tests/data/test_uploaded_batches.py::test_"
 UPLOADS = f"{UPLOADED_TESTS}the_batches_of_the_loader"
 GUARD = "tests/kernels/test_step_guard.py::test_"
 DEVICE = "tests/training/test_device_step.py::test_"
+BESIDE = "tests/training/test_no_synchronisation.py::test_what_runs_beside_is_waited_for"
 RUN = "tests/training/test_trainer_on_a_device.py::test_"
 STEPS = "tests/training/test_step.py::test_steps_are_those_of_plain_pytorch"
 PLACES = "tests/training/test_placement.py::test_"
@@ -116,7 +117,8 @@ UPDATE = [
            ("rows do not heed the guard", held("in_a_dense_weight"),
             "found_inf=None if guard is None else guard.found_inf,",
             "found_inf=None,"),
-           ("rows are caught up while the guard is held", cut(4, 2 + 1),
+           ("rows are caught up while the guard is held",
+            f"{DEVICE}rows_are_not_caught_up_while_the_guard_is_held",
             "found_inf=None if self._guard is None else self._guard.found_inf,",
             "found_inf=None,"),
            ("a held step counts", held("in_a_dense_weight"),
@@ -156,6 +158,18 @@ ENGINE = group(
     ("all batches of a replay in the same memory", cut(3, 2),
      "self._slots = batches.slots(most)",
      "self._slots = batches.slots(1) * most"),
+    ("the look is not waited for", BESIDE,
+     "        looked()\n",
+     ""),
+    ("the extractor's update is not waited for", BESIDE,
+     "        updated()\n",
+     ""),
+    ("batches are not waited for", BESIDE,
+     "            is_there()\n",
+     ""),
+    ("batches are made one after the other", BESIDE,
+     "        with self._ahead.launches():",
+     "        if True:"),
     ("dense gradients add up", f"{DEVICE}steps_are_those_of_the_reference[True-True-default]",
      "        made_of.dense_optimizer.zero_grad()\n",
      ""),

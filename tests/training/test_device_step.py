@@ -4,6 +4,7 @@ and stopped by what is not finite."""
 import copy
 import dataclasses
 import math
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -200,7 +201,7 @@ def test_steps_with_a_growing_beta_are_made_one_by_one(monkeypatch):
     device.advance(2)
     assert launched == []
     device.advance(5)
-    assert launched == [(7, device_step._WARM_UP), (7, 3)]
+    assert launched == [(2, device_step._WARM_UP), (6, 3)]
     single, alone = on_device({"beta_warmup": 3}, steps_a_replay=100)
     alone.advance(7)
     assert same(bits(step), bits(single))
@@ -392,3 +393,49 @@ def test_each_step_is_the_reference_s_from_the_same_state(at_scale):
             )
             for mine, its, old in zip(tensors(step), tensors(other), before, strict=True):
                 torch.testing.assert_close(mine - old, its - old, rtol=1e-3, atol=RATE * 1e-4)
+
+
+def test_rows_are_not_caught_up_while_the_guard_is_held():
+    step, device = on_device(steps_a_replay=100)
+    device.advance(3)
+    before, every = bits(step), torch.arange(ITEMS, device=DEVICE)
+    device._guard.hold(True)
+    assert torch.equal(step.model.table(every), step.model.table.weight)
+    assert same(bits(step), before)
+    device._guard.hold(False)
+    step.model.table(every)
+    assert not same(bits(step), before)
+
+
+def test_what_a_capture_asks_of_cuda(monkeypatch):
+    """Without a GPU: warm-up steps on a stream of their own, then the steps of a replay."""
+    step, device = on_device(steps_a_replay=3)
+    told = []
+
+    class Stream:
+        def __init__(self, name="a stream"):
+            self.name = name
+
+        def wait_stream(self, other):
+            told.append(f"{self.name} waits for {other.name}")
+
+    @contextmanager
+    def within(what):
+        told.append(f"in {getattr(what, 'name', what)}")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream("main"))
+    monkeypatch.setattr(torch.cuda, "stream", within)
+    monkeypatch.setattr(torch.cuda, "graph", within)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: "a graph")
+    monkeypatch.setattr(device, "_launch_several", lambda steps: told.append(f"{steps} steps"))
+    assert device._captured() == "a graph"
+    assert told == [
+        "a stream waits for main",
+        "in a stream",
+        f"{device_step._WARM_UP} steps",
+        "main waits for a stream",
+        "in a graph",
+        "3 steps",
+    ]

@@ -1,6 +1,9 @@
 """Nothing in a step on the device waits for it, leaves it, or depends on values of tensors: a CUDA
 graph can hold it."""
 
+from contextlib import contextmanager
+from functools import partial
+
 import pytest
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
@@ -17,6 +20,7 @@ from remi_fast.kernels import (
     self_attentive_launch,
     step_guard_launch,
 )
+from remi_fast.training import device_step as device_step_module
 from remi_fast.training import step as step_module
 from remi_fast.training.device_step import DeviceStep
 from tests.device import DEVICE
@@ -174,3 +178,62 @@ def test_a_step_that_waits_is_seen(monkeypatch, where, wait):
     monkeypatch.setattr(owner, name, waiting)
     with pytest.raises(AssertionError, match="is not known to run without waiting"):
         operators(device)
+
+
+def test_what_runs_beside_is_waited_for(monkeypatch):
+    """The order of launches, branches and waits in two steps that are launched at once. What is not
+    beside anything is a chain of twelve kernels a step."""
+    order = []
+
+    class Watched:
+        names = iter(("ahead", "aside"))
+
+        def __init__(self, device):
+            self.name, self.marks = next(self.names), 0
+
+        @contextmanager
+        def launches(self):
+            order.append(f"{self.name} begins")
+            yield
+            order.append(f"{self.name} ends")
+
+        def mark(self):
+            self.marks += 1
+            order.append(f"mark {self.marks} of {self.name}")
+            return partial(order.append, f"wait for {self.marks} of {self.name}")
+
+    monkeypatch.setattr(device_step_module, "Aside", Watched)
+    device = device_step()
+    order.clear()
+    device._ahead.marks = device._aside.marks = 0
+    for module in LAUNCHING:
+
+        def noted(kernel, *args, launch=module.launch, **options):
+            order.append(kernel.__name__.removesuffix("_kernel"))
+            launch(kernel, *args, **options)
+
+        monkeypatch.setattr(module, "launch", noted)
+    update = device._made_of.dense_optimizer.step
+
+    def updating():
+        order.append("extractor")
+        update()
+
+    monkeypatch.setattr(device._made_of.dense_optimizer, "step", updating)
+    device._launch_several(2)
+    prepared = [
+        part for i in (1, 2) for part in ("draw_batch", "sample_negatives", f"mark {i} of ahead")
+    ]
+    chain = (
+        "catch_up read attention partials combine negative_gradients row_gradients gradients sum"
+    )
+    expected = ["ahead begins", *prepared, "ahead ends"]
+    for i in (1, 2):
+        looked, updated = 2 * i - 1, 2 * i
+        expected += [
+            f"wait for {i} of ahead", *chain.split(),
+            "aside begins", "look", f"mark {looked} of aside", "extractor",
+            f"mark {updated} of aside", "aside ends",
+            "carry", f"wait for {looked} of aside", "update", f"wait for {updated} of aside",
+        ]  # fmt: skip
+    assert order == expected

@@ -99,10 +99,8 @@ def test_the_reason_is_told(gpu, dataset, caplog):
 
 def test_data_that_do_not_fit_a_gpu_are_uploaded_by_batches(dataset, monkeypatch):
     """Half of it is for the data."""
-    gpu, need = (
-        torch.device("cuda", 0),
-        device_bytes(dataset.items, dataset.train_spans, min_history=4),
-    )
+    gpu = torch.device("cuda", 0)
+    need = device_bytes(dataset.items, dataset.train_spans, min_history=4)
     for free, fit in ((2 * need, True), (2 * need - 2, False)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 1 << 40))
         assert fits(dataset, 4, gpu) is fit
