@@ -19,6 +19,7 @@ def phases(data: Data, config: Config, steps: int) -> dict[str, float]:
     taken: dict[str, float] = {}
     for owner, method, name in (
         (step, "candidates", "negatives"),
+        (step.table_optimizer, "group", "gather"),
         (step.model.table, "lookup", "gather"),
         (step.model.extractor, "forward", "extractor"),
         (step, "objective", "loss"),

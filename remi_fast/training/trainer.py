@@ -1,5 +1,6 @@
 """Training from a prepared dataset to a run folder."""
 
+import gc
 import logging
 import math
 import os
@@ -108,6 +109,7 @@ class Trainer:
                     shown.evaluated(self._validate(log))
                 if self.step % (train.checkpoint_every or train.eval_every) == 0 or evaluated:
                     self._save()
+                    gc.collect(1)  # what saving leaves in cycles would wait for a rare full one
 
     def _steps_to_the_next_stop(self) -> int:
         """To the next line of the log, validation, checkpoint, or the end."""
