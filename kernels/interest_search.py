@@ -14,7 +14,7 @@ from . import reference
 from .dispatch import choose
 from .native import C
 
-SCORES_AT_ONCE = 1 << 26  # of a tile: 256 MiB
+SCORES_AT_ONCE = 1 << 27  # of a tile, some users by a piece of the catalogue: 512 MiB
 _GROUP = 64  # items of a tile that only the largest of is looked at first
 
 
@@ -76,23 +76,27 @@ def _tiled(
     interests: Tensor, rows: Iterable[Tensor], k: int, seen: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check(interests, k, seen)
-    users, number, dim = interests.shape
-    size = max(1, SCORES_AT_ONCE // max(1, users * number))
     best = TopK(
-        ids=torch.zeros(users, k, dtype=torch.int64, device=interests.device),
-        scores=interests.new_full((users, k), -math.inf),
-        interest=torch.zeros(users, k, dtype=torch.int64, device=interests.device),
+        ids=torch.zeros(len(interests), k, dtype=torch.int64, device=interests.device),
+        scores=interests.new_full((len(interests), k), -math.inf),
+        interest=torch.zeros(len(interests), k, dtype=torch.int64, device=interests.device),
     )
     first = 1
     for piece in rows:
-        if piece.ndim != 2 or piece.shape[1] != dim:
-            raise ValueError(f"rows: got shape {tuple(piece.shape)}, expected (m, {dim})")
-        for tile in piece.split(size) if len(piece) else ():
-            found = _best_of_tile(interests, tile, first, k, seen)
-            both = TopK(*(torch.cat(pair, dim=1) for pair in zip(best, found, strict=True)))
+        if piece.ndim != 2 or piece.shape[1] != interests.shape[2]:
+            raise ValueError(
+                f"rows: got shape {tuple(piece.shape)}, expected (m, {interests.shape[2]})"
+            )
+        size = max(1, SCORES_AT_ONCE // max(1, interests.shape[1] * len(piece)))
+        for start in range(0, len(interests) if len(piece) else 0, size):
+            some = slice(start, start + size)
+            found = _best_of_tile(interests[some], piece, first, k, seen[some])
+            before = TopK(*(x[some] for x in best))
+            both = TopK(*(torch.cat(pair, dim=1) for pair in zip(before, found, strict=True)))
             order = both.scores.topk(k, dim=1).indices
-            best = TopK(*(x.gather(1, order) for x in both))
-            first += len(tile)
+            for kept, values in zip(before, both, strict=True):
+                kept.copy_(values.gather(1, order))
+        first += len(piece)
     return in_order(best)
 
 

@@ -50,7 +50,7 @@ def test_whole_numbers_are_found_as_the_formula_finds_them(shape, k, pieces):
 
 
 @pytest.mark.parametrize("pieces", ["one", "small", "as lanes"])
-@pytest.mark.parametrize("scores_at_once", [1, 100, 1 << 26])
+@pytest.mark.parametrize("scores_at_once", [1, 100, 1 << 27])
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (7, 3, 90, 5), (9, 1, 900, 8), (3, 16, 70, 4)])
 def test_tiles_of_any_size_find_the_same(shape, scores_at_once, pieces, monkeypatch):
     """Bit for bit but for the ids of equal scores at the end, with groups of every size."""

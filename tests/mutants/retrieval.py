@@ -71,7 +71,7 @@ PARTS = "tests/retrieval/test_streamed.py::test_"
 EQUAL = f"{PARTS}parts_are_what_all_are[out.parquet-h.parquet-7]"
 TILES = group(
     "kernels/interest_search.py",
-    ("groups by their sums", f"{TILED}shape2-67108864-one]",
+    ("groups by their sums", f"{TILED}shape2-134217728-one]",
      "group = groups.amax(dim=2)",
      "group = groups.sum(dim=2)"),
     ("the item after the seen one is struck out", f"{TILED}shape1-1-small]",
@@ -82,7 +82,10 @@ TILES = group(
      "(place + 1, each.argmax(dim=1))"),
     ("the best of the last tile", f"{TILED}shape1-1-small]",
      "order = both.scores.topk(k, dim=1).indices",
-     "order = both.scores[:, k:].topk(min(k, len(tile) + 1), dim=1).indices + k"),
+     "order = both.scores[:, k:].topk(min(k, len(piece) + 1), dim=1).indices + k"),
+    ("the first users' seen items", f"{TILED}shape1-1-small]",
+     "first, k, seen[some])",
+     "first, k, seen[:size])"),
     ("what is not a number wins", f"{FOUND}what_is_not_a_number_is_not_retrieved[tiled]",
      "scores.nan_to_num_(nan=-math.inf,",
      "scores.nan_to_num_(nan=math.inf,"),
