@@ -9,8 +9,8 @@ SETTLED = f"{SEARCHED}other_products_find_the_same_items_once_float64_has_settle
 WHOLE = f"{FOUND}whole_numbers_are_found_as_the_formula_finds_them"
 ODD = f"{WHOLE}[shape2-9-small]"
 ONE_PIECE = f"{WHOLE}[shape2-9-one]"
-MANY = f"{FOUND}float32_error_budget[shape0-1.0]"
-NEAR = f"{FOUND}float32_error_budget[shape1-1.0]"
+MANY = f"{FOUND}float32_error_budget[shape0-1.0-native]"
+NEAR = f"{FOUND}float32_error_budget[shape1-1.0-native]"
 ALIKE = f"{FOUND}same_bits_for_any_threads_and_pieces"
 
 SEARCHING = group(
@@ -29,7 +29,7 @@ SEARCHING = group(
     ("the second half of a panel", MANY,
      "above |= (typename V::Bits)(most > V::all(threshold));",
      "above = (typename V::Bits)(most > V::all(threshold));"),
-    ("lanes without an item", f"{FOUND}nobody_and_nothing[4-0]",
+    ("lanes without an item", f"{FOUND}nobody_and_nothing[4-0-native]",
      "for (int64_t start = 0; start < count; start += kLanes) {\n"
      "            const int64_t size = std::min(kLanes, count - start);",
      "for (int64_t start = 0; start <= count; start += kLanes) {\n"
