@@ -250,6 +250,8 @@ def test_nothing_to_merge():
     optimizer.merge_gradients()
     optimizer.step()
     assert optimizer.steps_taken == 1
+    optimizer.step()  # of no gather at all: dense Adam makes it, too
+    assert optimizer.steps_taken == 2
 
 
 def everything(table, optimizer):
