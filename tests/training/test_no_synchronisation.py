@@ -182,7 +182,7 @@ def test_a_step_that_waits_is_seen(monkeypatch, where, wait):
 
 def test_what_runs_beside_is_waited_for(monkeypatch):
     """The order of launches, branches and waits in two steps that are launched at once. What is not
-    beside anything is a chain of twelve kernels a step."""
+    beside anything is a chain of ten launches a step, and torch's joining and counting."""
     order = []
 
     class Watched:
