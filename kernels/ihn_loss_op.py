@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from . import ihn_loss_launch as launches
-from .aside import aside
 from .ihn_loss_launch import Problem
 from .negatives import check_draw, importance
+from .side_stream import side_stream
 
 Losses = tuple[Tensor, Tensor, Tensor | None]  # loss (B,), chosen (B,) int64, rr (B,)
 
@@ -170,7 +170,7 @@ def _ihn_loss_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     problem = Problem(beta, detach_weights, log_scale, dtype, source, num_negatives, mask)
     out = launches.gradients(interests, target, negatives, routing, problem, wanted)
-    beside = aside(interests.device)
+    beside = side_stream(interests.device)
     with beside.launches():
         if wanted[2] and grad_loss is not None:
             launches.backward_negatives(

@@ -33,20 +33,20 @@ class StepGuard:
     """Flag and losses of the steps since the host last looked.
 
     found_inf: float32 (), 1 where nothing may change any more: as torch's fused Adam takes it.
-    forward: int64 (1,), what a step adds to its number: 1, or 0.
+    increment: int64 (1,), what a step adds to its number: 1, or 0.
     losses: float32 (capacity, 3): total, mean ranking loss and mean rr, of step t at t % capacity.
     """
 
     def __init__(self, capacity: int, device: torch.device) -> None:
         self.capacity = capacity
         self.found_inf = torch.zeros((), device=device)
-        self.forward = torch.ones(1, dtype=torch.int64, device=device)
+        self.increment = torch.ones(1, dtype=torch.int64, device=device)
         self.losses = torch.zeros(capacity, 3, device=device)
 
     def hold(self, held: bool) -> None:
         """Let steps change nothing, or let them go on."""
         self.found_inf.fill_(float(held))
-        self.forward.fill_(0 if held else 1)
+        self.increment.fill_(0 if held else 1)
 
     def read(self, first: int, count: int) -> tuple[bool, list[list[float]]]:
         """Whether something was not finite, and the losses of `count` <= capacity steps from
@@ -104,4 +104,4 @@ def _reference(
     finite = [torch.isfinite(x).all() for x in (*looked_at, *made.dense)]
     bad = torch.stack(finite).logical_not().any()
     guard.found_inf.logical_or_(bad)
-    guard.forward.logical_and_(~bad)
+    guard.increment.logical_and_(~bad)

@@ -27,7 +27,7 @@ def look(
     launch(
         kernels.look_kernel,
         (1 + row_programs + dense_programs,),
-        guard.found_inf, guard.forward, guard.losses, step, ranking, rr,
+        guard.found_inf, guard.increment, guard.losses, step, ranking, rr,
         made.ids, gradients, state.exp_avg, state.exp_avg_sq, dense, sizes,
         len(made.ranking), len(made.ids), num_rows, rr_weight,
         CAPACITY=guard.capacity, DENSE=len(dense), D=dim, ROWS=rows, BLOCK_D=block,

@@ -14,10 +14,10 @@ def _not_finite(values):
 
 
 @triton.jit
-def _hold(bad, found_inf_ptr, forward_ptr):
+def _hold(bad, found_inf_ptr, increment_ptr):
     """Hold the guard where `bad`, an int32, is not 0."""
     tl.store(found_inf_ptr, 1.0, mask=bad > 0)
-    tl.store(forward_ptr, tl.zeros([], tl.int64), mask=bad > 0)
+    tl.store(increment_ptr, tl.zeros([], tl.int64), mask=bad > 0)
 
 
 @triton.jit
@@ -50,7 +50,7 @@ def _rows_not_finite(
 
 @triton.jit
 def look_kernel(
-    found_inf_ptr, forward_ptr, losses_ptr, step_ptr, ranking_ptr, rr_ptr,
+    found_inf_ptr, increment_ptr, losses_ptr, step_ptr, ranking_ptr, rr_ptr,
     ids_ptr, gradients_ptr, exp_avg_ptr, exp_avg_sq_ptr, dense_ptrs, dense_sizes,
     batch, count, num_rows, rr_weight,
     CAPACITY: tl.constexpr, DENSE: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
@@ -70,13 +70,13 @@ def look_kernel(
         tl.store(slot, total)
         tl.store(slot + 1, ranking)
         tl.store(slot + 2, rr)
-        _hold(_not_finite(total).to(tl.int32), found_inf_ptr, forward_ptr)
+        _hold(_not_finite(total).to(tl.int32), found_inf_ptr, increment_ptr)
     elif program <= row_programs:
         bad = _rows_not_finite(
             ids_ptr, gradients_ptr, exp_avg_ptr, exp_avg_sq_ptr, program - 1, count, num_rows,
             D, ROWS, BLOCK_D,
         )  # fmt: skip
-        _hold(bad, found_inf_ptr, forward_ptr)
+        _hold(bad, found_inf_ptr, increment_ptr)
     else:
         first = 1 + row_programs
         for i in tl.static_range(DENSE):
@@ -86,5 +86,5 @@ def look_kernel(
                 offsets = (program - first) * BLOCK + tl.arange(0, BLOCK)
                 values = tl.load(dense_ptrs[i] + offsets, mask=offsets < size, other=0.0)
                 bad = tl.max(_not_finite(values).to(tl.int32), axis=0)
-                _hold(bad, found_inf_ptr, forward_ptr)
+                _hold(bad, found_inf_ptr, increment_ptr)
             first += programs

@@ -220,7 +220,7 @@ class DeferredAdam(torch.optim.Optimizer):
         if guard is None:
             self._steps.advance(self._rate())
         else:
-            self._device_steps.bump(guard.forward)
+            self._device_steps.bump(guard.increment)
         if used is not None:
             kernel.update(
                 self._adam,

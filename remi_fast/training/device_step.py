@@ -12,8 +12,8 @@ from torch import Tensor
 
 from remi_fast.data.device_loader import DeviceBatchLoader
 from remi_fast.data.uploaded_batches import UploadedBatches
-from remi_fast.kernels.aside import Aside
 from remi_fast.kernels.device_batches import Buffers
+from remi_fast.kernels.side_stream import SideStream
 from remi_fast.kernels.step_guard import StepGuard, StepMade, look
 from remi_fast.losses import rr_weight
 from remi_fast.training.step import Prepared, StepLoss, TrainingStep
@@ -46,7 +46,7 @@ class DeviceStep:
         self._guard = StepGuard(_READ_AT_ONCE, self._number.device)
         training_step.dense_optimizer.found_inf = self._guard.found_inf
         self._optimizer.heed(self._guard)
-        self._ahead, self._aside = Aside(self._number.device), Aside(self._number.device)
+        self._ahead, self._beside = (SideStream(self._number.device) for _ in range(2))
         self._steps_a_replay = steps_a_replay
         most = max(steps_a_replay, _WARM_UP)
         self._offsets = torch.arange(most, device=self._number.device)
@@ -110,7 +110,7 @@ class DeviceStep:
             rows.gradients,
             dense,
         )
-        with self._aside.launches():
+        with self._beside.launches():
             look(
                 guard,
                 self._number,
@@ -119,9 +119,9 @@ class DeviceStep:
                 rr_weight=rr_weight(self._loss.rr_lambda),
                 backend="triton",
             )
-            looked = self._aside.mark()
+            looked = self._beside.mark()
             made_of.dense_optimizer.step()
-            updated = self._aside.mark()
+            updated = self._beside.mark()
         carried = self._optimizer.carry(rows)
         looked()
         self._optimizer.apply(rows, carried)
@@ -154,11 +154,11 @@ class DeviceStep:
         return replay
 
     def _captured(self) -> torch.cuda.CUDAGraph:
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
             self._launch_several(_WARM_UP)
-        torch.cuda.current_stream().wait_stream(aside)
+        torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self._launch_several(self._steps_a_replay)

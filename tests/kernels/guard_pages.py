@@ -221,7 +221,7 @@ def run_guard(batch, ids, dim, sizes):
         dense = [torch.ones(size) for size in sizes]
         made = StepMade(losses, losses.clone(), torch.tensor(ids), gradients, dense)
         look(guard, torch.tensor([5]), made, state, rr_weight=2.0, backend="triton")
-        results += [guard.found_inf, guard.forward, guard.losses]
+        results += [guard.found_inf, guard.increment, guard.losses]
     return results
 
 

@@ -50,7 +50,7 @@ def looked(state, made, backend, step=6):
 
 
 def held(guard):
-    flags = guard.found_inf.item(), guard.forward.item()
+    flags = guard.found_inf.item(), guard.increment.item()
     assert flags in ((0, 1), (1, 0)), "the two flags say the same"
     return flags == (1, 0)
 

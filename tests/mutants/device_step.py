@@ -78,10 +78,10 @@ LOOKING = group(
      "ranking + rr_weight * rr)",
      "ranking + rr)"),
     ("the loss is not looked at", looked("nan"),
-     "        _hold(_not_finite(total).to(tl.int32), found_inf_ptr, forward_ptr)\n",
+     "        _hold(_not_finite(total).to(tl.int32), found_inf_ptr, increment_ptr)\n",
      ""),
     ("the step still counts", looked("nan"),
-     "    tl.store(forward_ptr, tl.zeros([], tl.int64), mask=bad > 0)\n",
+     "    tl.store(increment_ptr, tl.zeros([], tl.int64), mask=bad > 0)\n",
      ""),
 )  # fmt: skip
 
@@ -122,7 +122,7 @@ UPDATE = [
             "found_inf=None if self._guard is None else self._guard.found_inf,",
             "found_inf=None,"),
            ("a held step counts", held("in_a_dense_weight"),
-            "self._device_steps.bump(guard.forward)",
+            "self._device_steps.bump(guard.increment)",
             "self._device_steps.bump(1)"),
            ("gradients on a device are not looked at", held("in_a_gradient"),
             "used._replace(finite=False)",

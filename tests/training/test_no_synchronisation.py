@@ -186,7 +186,7 @@ def test_what_runs_beside_is_waited_for(monkeypatch):
     order = []
 
     class Watched:
-        names = iter(("ahead", "aside"))
+        names = iter(("ahead", "beside"))
 
         def __init__(self, device):
             self.name, self.marks = next(self.names), 0
@@ -202,10 +202,10 @@ def test_what_runs_beside_is_waited_for(monkeypatch):
             order.append(f"mark {self.marks} of {self.name}")
             return partial(order.append, f"wait for {self.marks} of {self.name}")
 
-    monkeypatch.setattr(device_step_module, "Aside", Watched)
+    monkeypatch.setattr(device_step_module, "SideStream", Watched)
     device = device_step()
     order.clear()
-    device._ahead.marks = device._aside.marks = 0
+    device._ahead.marks = device._beside.marks = 0
     for module in LAUNCHING:
 
         def noted(kernel, *args, launch=module.launch, **options):
@@ -232,8 +232,8 @@ def test_what_runs_beside_is_waited_for(monkeypatch):
         looked, updated = 2 * i - 1, 2 * i
         expected += [
             f"wait for {i} of ahead", *chain.split(),
-            "aside begins", "look", f"mark {looked} of aside", "extractor",
-            f"mark {updated} of aside", "aside ends",
-            "carry", f"wait for {looked} of aside", "update", f"wait for {updated} of aside",
+            "beside begins", "look", f"mark {looked} of beside", "extractor",
+            f"mark {updated} of beside", "beside ends",
+            "carry", f"wait for {looked} of beside", "update", f"wait for {updated} of beside",
         ]  # fmt: skip
     assert order == expected

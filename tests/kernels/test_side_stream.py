@@ -4,8 +4,8 @@ from contextlib import contextmanager
 
 import torch
 
-from remi_fast.kernels import aside as module
-from remi_fast.kernels.aside import Aside, aside
+from remi_fast.kernels import side_stream as module
+from remi_fast.kernels.side_stream import SideStream, side_stream
 
 
 class Stream:
@@ -38,7 +38,7 @@ def test_a_block_begins_after_what_was_before_and_is_waited_for(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: side)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: main)
     monkeypatch.setattr(torch.cuda, "stream", within)
-    beside = Aside(torch.device("cuda", 0))
+    beside = SideStream(torch.device("cuda", 0))
     with beside.launches():
         told.append("launch")
         ready = beside.mark()
@@ -59,9 +59,9 @@ def test_a_block_begins_after_what_was_before_and_is_waited_for(monkeypatch):
 
 def test_a_cpu_has_no_streams(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Stream", None)
-    module.aside.cache_clear()
-    beside = aside(torch.device("cpu"))
-    assert beside is aside(torch.device("cpu"))
+    module.side_stream.cache_clear()
+    beside = side_stream(torch.device("cpu"))
+    assert beside is side_stream(torch.device("cpu"))
     with beside.launches():
         ready = beside.mark()
     assert ready() is None

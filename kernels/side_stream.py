@@ -7,7 +7,7 @@ from functools import cache
 import torch
 
 
-class Aside:
+class SideStream:
     """A second stream of launches on a device.
 
     What a block of `launches` made has to be waited for with a `mark` before it is used, and to
@@ -37,6 +37,6 @@ class Aside:
 
 
 @cache
-def aside(device: torch.device) -> Aside:
+def side_stream(device: torch.device) -> SideStream:
     """The one of a device that is for the insides of operations: there, blocks do not nest."""
-    return Aside(device)
+    return SideStream(device)
