@@ -34,6 +34,7 @@ from bench.compile_variants import AnyVariant
 from remi_fast.kernels import (
     capsule_routing_launch,
     deferred_adam_launch,
+    dense_adam_launch,
     device_batches_launch,
     ihn_loss_launch,
     self_attentive_launch,
@@ -47,6 +48,7 @@ TENSOR_CORES = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}  # that the benchmarked
 _LAUNCHING = (
     capsule_routing_launch,
     deferred_adam_launch,
+    dense_adam_launch,
     device_batches_launch,
     ihn_loss_launch,
     self_attentive_launch,

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from remi_fast.kernels import capsule_routing_launch as capsules
 from remi_fast.kernels import deferred_adam_launch as adam
+from remi_fast.kernels import dense_adam_launch as dense
 from remi_fast.kernels import device_batches_launch as batches
 from remi_fast.kernels import ihn_loss_launch as launches
 from remi_fast.kernels import self_attentive_launch as attention
 from remi_fast.kernels import step_guard_launch as guards
 from remi_fast.kernels.deferred_adam_state import AdamState, StepTable
+from remi_fast.kernels.dense_adam import DenseWeights
 from remi_fast.kernels.device_batches import Buffers, Sequences
 from remi_fast.kernels.step_guard import StepGuard, StepMade
 
@@ -77,6 +79,19 @@ class AdamVariant:
 
     def __str__(self) -> str:
         return f"{self.arithmetic} {self.operation} d{self.dim} betas={self.betas}"
+
+
+@dataclass(frozen=True)
+class DenseVariant:
+    """Adam on the extractor of one of the models, as a step without the host makes it."""
+
+    model: str
+    dim: int = 64
+    interests: int = 4
+    arithmetic: str = "dense"
+
+    def __str__(self) -> str:
+        return f"{self.arithmetic} {self.model} d{self.dim} K{self.interests}"
 
 
 @dataclass(frozen=True)
@@ -141,7 +156,15 @@ class GuardVariant:
         return f"{self.arithmetic} d{self.dim}{'' if self.rr else ' no rr'}"
 
 
-AnyVariant = GuardVariant | Variant | AdamVariant | CapsuleVariant | BatchVariant | AttentionVariant
+AnyVariant = (
+    Variant
+    | AdamVariant
+    | DenseVariant
+    | CapsuleVariant
+    | AttentionVariant
+    | BatchVariant
+    | GuardVariant
+)
 
 
 def _capsules(**sizes: Any) -> list[CapsuleVariant]:
@@ -165,6 +188,10 @@ def _adam(**sizes: Any) -> list[AdamVariant]:
     return [AdamVariant(name, **sizes) for name in _ADAM_OPERATIONS]
 
 
+def _dense(**sizes: Any) -> list[DenseVariant]:
+    return [DenseVariant(model, **sizes) for model in ("comirec-sa", "comirec-dr", "mind")]
+
+
 def _batches(**sizes: Any) -> list[BatchVariant]:
     return [BatchVariant(sampling, **sizes) for sampling in ("uniform", "epoch")]
 
@@ -177,7 +204,8 @@ def benchmarked() -> list[AnyVariant]:
     variants = [Variant(a, b, **timed) for a, b in product(TENSOR_CORES, BATCHES)]
     variants += [Variant(name, **trained) for name in TENSOR_CORES]
     attention = [AttentionVariant(a, b) for a, b in product(TENSOR_CORES, BATCHES)]
-    return [*variants, *_adam(), *_capsules(), *_batches(), *attention, GuardVariant()]
+    of_a_step = [*_adam(), *_dense(), *_capsules(), *_batches(), *attention, GuardVariant()]
+    return [*variants, *of_a_step]
 
 
 def shipped() -> list[AnyVariant]:
@@ -204,6 +232,8 @@ def shipped() -> list[AnyVariant]:
         variants += _adam(dim=dim)
     for betas in ADAM_BETAS:
         variants += _adam(betas=betas)
+    for sizes in ({"dim": 1, "interests": 1}, {"dim": 50, "interests": 3}, {"dim": 256}):
+        variants += _dense(**sizes)
     variants += _capsules(through_routing=False) + _capsules(interests=16, history=256)
     for dim in CAPSULE_DIMS:
         variants += _capsules(dim=dim)
@@ -223,6 +253,8 @@ def run(variant: AnyVariant) -> None:
     """A variant by the host code, forward and backward; launches must be replaced."""
     if isinstance(variant, AdamVariant):
         _call_adam(variant)
+    elif isinstance(variant, DenseVariant):
+        _call_dense(variant)
     elif isinstance(variant, CapsuleVariant):
         _call_capsules(variant)
     elif isinstance(variant, AttentionVariant):
@@ -259,6 +291,19 @@ def _call_adam(variant: AdamVariant) -> None:
         adam.update(state, steps, rows, gradients, found_inf)
     else:
         adam.catch_up(state, steps, None)
+
+
+def _call_dense(variant: DenseVariant) -> None:
+    dim, k = variant.dim, variant.interests
+    shapes: list[tuple[int, ...]] = {
+        "comirec-sa": [(_HISTORY, dim), (dim, 4 * dim), (4 * dim, k)],
+        "comirec-dr": [(_HISTORY, k * dim, dim)],
+        "mind": [(dim, dim)],
+    }[variant.model]
+    kinds = ([_empty(*shape, dtype=torch.float32) for shape in shapes] for _ in range(4))
+    weights = DenseWeights(*kinds, [_empty(dtype=torch.float32) for _ in shapes])
+    number, found_inf = _empty(1, dtype=torch.int64), _empty(dtype=torch.float32)
+    dense.update(weights, StepTable(0.9, 0.999, 1e-8), number, found_inf)
 
 
 def _call_guard(variant: GuardVariant) -> None:

@@ -254,6 +254,11 @@ class DeferredAdam(torch.optim.Optimizer):
         return self._adam
 
     @property
+    def step_table(self) -> kernel.StepTable:
+        """The sizes of all steps, as the kernels take them."""
+        return self._steps
+
+    @property
     def _device_steps(self) -> DeviceSteps:
         return self._steps.on(self._adam.weight.device)
 

@@ -6,19 +6,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from remi_fast.kernels import dense_adam as kernel
+from remi_fast.kernels.deferred_adam_state import StepTable
 from remi_fast.kernels.finite import all_finite
 from remi_fast.kernels.native import C
 
+_STATE = "exp_avg", "exp_avg_sq", "step"  # of a weight, as torch calls it
+
 
 class DenseAdam(torch.optim.Adam):
-    """torch.optim.Adam with `step_if_finite`, which is one call into C++ on a CPU.
+    """torch.optim.Adam with `step_if_finite`, which is one call into C++ on a CPU, and with
+    `step_unwatched`, which is one Triton kernel on a GPU.
 
-    State and state dict are torch's. Reference: torch's own step, which a CUDA graph can hold, and
-    which heeds a `found_inf`, as of `GradScaler`. Native: float32 on the CPU, from the second step
-    on; the first one makes the state.
+    State and state dict are torch's. Reference: torch's own step. Native: float32 on the CPU, from
+    the second step on; the first one makes the state.
     """
-
-    found_inf: Tensor | None = None  # where it is not 0, `step` changes nothing
 
     def __init__(
         self, parameters: Iterable[Tensor], lr: float = 1e-3, *, backend: str = "auto"
@@ -27,9 +29,7 @@ class DenseAdam(torch.optim.Adam):
 
         Raises ValueError as torch.optim.Adam does.
         """
-        parameters = list(parameters)
-        capturable = any(x.is_cuda for x in parameters)
-        super().__init__(parameters, lr=lr, fused=True, capturable=capturable)
+        super().__init__(parameters, lr=lr, fused=True)
         self._parameters: list[Tensor] = self.param_groups[0]["params"]
         self._native_allowed = backend != "reference"
         self._native: C.DenseAdam | None = None
@@ -50,16 +50,41 @@ class DenseAdam(torch.optim.Adam):
             return self._native.step(
                 self.param_groups[0]["lr"], [gradient.numpy() for gradient in gradients]
             )
-        moments = [x[name] for x in self.state.values() for name in ("exp_avg", "exp_avg_sq")]
+        moments = [x[name] for x in self.state.values() for name in _STATE[:2]]
         if not all_finite([*gradients, *moments, *self._parameters]):
             return False
         self.step()
         return True
 
+    def make_state(self) -> None:
+        """What torch makes of a weight in its first step: zeros."""
+        for x in self._parameters:
+            if not self.state[x]:
+                step = torch.zeros((), device=x.device)
+                moments = {name: torch.zeros_like(x) for name in _STATE[:2]}
+                self.state[x] = {"step": step} | moments
+
+    @torch.no_grad()
+    def step_unwatched(self, number: Tensor, steps: StepTable, found_inf: Tensor) -> None:
+        """Step `number`, from 0, with the sizes of `steps`, unless `found_inf` is not 0.
+
+        After `make_state`; nothing is waited for. See `kernels.dense_adam.update`.
+        """
+        weights = [x for x in self._parameters if x.grad is not None]
+        state = [[self.state[x][name] for x in weights] for name in _STATE]
+        gradients = [x.grad for x in weights if x.grad is not None]
+        kernel.update(
+            kernel.DenseWeights(weights, gradients, *state),
+            steps,
+            number,
+            found_inf=found_inf,
+            backend="triton",
+        )
+
     def _view(self) -> "C.DenseAdam":
         """The C++ view of weights and state, which are updated in place."""
         state = [self.state[x] for x in self._parameters]
-        arrays = [[x[name].numpy() for x in state] for name in ("exp_avg", "exp_avg_sq", "step")]
+        arrays = [[x[name].numpy() for x in state] for name in _STATE]
         group: dict[str, Any] = self.param_groups[0]
         weights = [x.detach().numpy() for x in self._parameters]
         return C.DenseAdam(weights, *arrays, *group["betas"], group["eps"])

@@ -20,7 +20,6 @@ from remi_fast.training.step import Prepared, StepLoss, TrainingStep
 
 STEPS_A_REPLAY = 20  # divides the steps between two log lines
 _READ_AT_ONCE = 1000  # steps whose losses are kept on the device, until the host reads them
-_WARM_UP = 2  # steps before a capture: the first makes Adam's state, the second is as all others
 
 
 class DeviceStep:
@@ -44,13 +43,11 @@ class DeviceStep:
         self._optimizer.reserve(training_step.config.train.steps)  # a graph reads it where it is
         self._number = self._optimizer.step_on_device
         self._guard = StepGuard(_READ_AT_ONCE, self._number.device)
-        training_step.dense_optimizer.found_inf = self._guard.found_inf
         self._optimizer.heed(self._guard)
         self._ahead, self._beside = (SideStream(self._number.device) for _ in range(2))
         self._steps_a_replay = steps_a_replay
-        most = max(steps_a_replay, _WARM_UP)
-        self._offsets = torch.arange(most, device=self._number.device)
-        self._slots = batches.slots(most)
+        self._offsets = torch.arange(steps_a_replay, device=self._number.device)
+        self._slots = batches.slots(steps_a_replay)
         self._replay: Callable[[], None] | None = None
 
     def advance(self, most: int) -> list[StepLoss]:
@@ -62,6 +59,7 @@ class DeviceStep:
         first, count = self._optimizer.steps_taken, min(most, _READ_AT_ONCE)
         growing = min(count, max(0, self._loss.beta_warmup - first))  # steps of another beta each
         self._optimizer.announce(0)  # the device is at the step that the host is at
+        self._made_of.dense_optimizer.make_state()
         if self._replay is None and count - growing >= self._steps_a_replay:
             self._replay = self._recorded()
         step, end = first, first + count
@@ -72,8 +70,7 @@ class DeviceStep:
                 step += self._steps_a_replay
             else:
                 self._make_ready(step, 1)
-                batch = self._prepare(self._number, self._slots[0])
-                self._launch(batch, self._loss.beta_at(step))
+                self._launch_several(1, self._loss.beta_at(step))
                 step += 1
         found, losses = self._guard.read(first, count)
         if found:
@@ -94,8 +91,11 @@ class DeviceStep:
         batch = self._batches.draw(number, into)
         return self._made_of.prepare(number, batch.history, batch.length, batch.target)
 
-    def _launch(self, batch: Prepared, beta: float) -> None:
-        """One step, whose number is on the device: no value of any tensor is read here."""
+    def _launch(self, number: Tensor, batch: Prepared, beta: float) -> None:
+        """One step, whose number is on the device: no value of any tensor is read here.
+
+        number: a copy of that, for what runs beside the counting of the step.
+        """
         made_of, guard = self._made_of, self._guard
         ranking, rr = made_of.forward(self._number, batch, beta=beta)
         made_of.backward(ranking, rr)
@@ -120,7 +120,8 @@ class DeviceStep:
                 backend="triton",
             )
             looked = self._beside.mark()
-            made_of.dense_optimizer.step()
+            steps, found_inf = self._optimizer.step_table, guard.found_inf
+            made_of.dense_optimizer.step_unwatched(number, steps, found_inf)
             updated = self._beside.mark()
         carried = self._optimizer.carry(rows)
         looked()
@@ -128,16 +129,16 @@ class DeviceStep:
         updated()
         made_of.dense_optimizer.zero_grad()
 
-    def _launch_several(self, steps: int) -> None:
-        """Steps of the full beta; what they read is prepared beside those before them."""
+    def _launch_several(self, steps: int, beta: float) -> None:
+        """Steps of one beta; what they read is prepared beside those before them."""
         numbers = (self._number + self._offsets[:steps]).split(1)
         prepared = []
         with self._ahead.launches():
             for number, slot in zip(numbers, self._slots, strict=False):
-                prepared.append((self._prepare(number, slot), self._ahead.mark()))
-        for batch, is_there in prepared:  # all of them live until all steps are launched
+                prepared.append((number, self._prepare(number, slot), self._ahead.mark()))
+        for number, batch, is_there in prepared:  # all of them live until all steps are launched
             is_there()
-            self._launch(batch, self._loss.beta)
+            self._launch(number, batch, beta)
 
     def _recorded(self) -> Callable[[], None]:
         """What launches `steps_a_replay` steps of the full beta at once.
@@ -148,20 +149,21 @@ class DeviceStep:
         if self._number.is_cuda:
             replay = self._captured().replay
         else:
-            self._launch_several(_WARM_UP)
-            replay = partial(self._launch_several, self._steps_a_replay)
+            self._launch_several(1, self._loss.beta)
+            replay = partial(self._launch_several, self._steps_a_replay, self._loss.beta)
         self._guard.hold(False)
         return replay
 
     def _captured(self) -> torch.cuda.CUDAGraph:
+        """A first step comes before: kernels are compiled in it."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            self._launch_several(_WARM_UP)
+            self._launch_several(1, self._loss.beta)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self._launch_several(self._steps_a_replay)
+            self._launch_several(self._steps_a_replay, self._loss.beta)
         return graph
 
     def _explain(self) -> None:

@@ -1,8 +1,9 @@
 """Every tensor of every launch between two pages that may not be touched; see test_memory_safety.
 
 `python -m tests.kernels.guard_pages loss` runs the loss over odd shapes, `adam` deferred Adam,
-`capsules` capsule routing, `batches` device batches, `attention` the extractor, `guard` the look at
-a step; `control` reads one element too many, and has to die of it.
+`dense` Adam on weights that all move, `capsules` capsule routing, `batches` device batches,
+`attention` the extractor, `guard` the look at a step; `control` reads one element too many, and has
+to die of it.
 """
 
 import os
@@ -21,6 +22,7 @@ import remi_fast.functional as F
 from remi_fast.kernels import (
     capsule_routing_launch,
     deferred_adam_launch,
+    dense_adam_launch,
     device_batches_launch,
     ihn_loss_launch,
     negatives,
@@ -30,6 +32,7 @@ from remi_fast.kernels import (
 )
 from remi_fast.kernels.capsule_routing import capsule_routing
 from remi_fast.kernels.deferred_adam_state import AdamState, StepTable
+from remi_fast.kernels.dense_adam import DenseWeights, update
 from remi_fast.kernels.device_batches import Buffers, Sequences, draw_batch
 from remi_fast.kernels.multi_interest_ihn_loss import multi_interest_ihn_loss_rows
 from remi_fast.kernels.self_attentive import self_attentive_extractor
@@ -37,6 +40,7 @@ from remi_fast.kernels.step_guard import StepGuard, StepMade, look
 from tests.kernels.pages import between_guards
 from tests.kernels.test_capsule_routing import shape_triton as shape_capsules
 from tests.kernels.test_deferred_adam import shape_triton as shape_adam
+from tests.kernels.test_dense_adam import shape_triton as shape_dense
 from tests.kernels.test_ihn_loss import shape_triton
 from tests.kernels.test_self_attentive_triton import shape_triton as shape_attention
 from tests.kernels.test_step_guard import shape_triton as shape_guard
@@ -64,8 +68,8 @@ def guard_launches(at_end, monkeypatch):
             x.detach().copy_(copies[id(x)])
 
     for module in (
-        capsule_routing_launch, deferred_adam_launch, device_batches_launch, ihn_loss_launch,
-        negatives, self_attentive_launch, step_guard_launch,
+        capsule_routing_launch, deferred_adam_launch, dense_adam_launch, device_batches_launch,
+        ihn_loss_launch, negatives, self_attentive_launch, step_guard_launch,
     ):  # fmt: skip
         monkeypatch.setattr(module, "launch", launch, raising=False)
 
@@ -135,6 +139,28 @@ def run_adam(sizes, ids):
     table.advance(1e-3)
     deferred_adam_launch.catch_up(state, table, None)
     return *read, *vars(state).values()
+
+
+def dense_cases():
+    """Sizes of the weights; whether the step is held, which reads the first of the step sizes."""
+    for held in (False, True):
+        yield (1,), held
+        yield (31, 0, 32, 33, 100), held
+        yield (0,), held
+
+
+def run_dense(sizes, held):
+    """Weights, moments and numbers of steps, after one of which the step sizes end."""
+    table = StepTable(0.9, 0.999, 1e-8)
+    for _ in range(3):
+        table.advance(1e-3)
+    for name in ("step_size", "inv_sqrt_correction"):
+        setattr(table, name, getattr(table, name)[:4])
+    kinds = [[torch.ones(size) for size in sizes] for _ in range(4)]
+    weights = DenseWeights(*kinds, [torch.zeros(()) for _ in sizes])
+    number = torch.tensor([9 if held else 2])
+    update(weights, table, number, found_inf=torch.tensor(float(held)), backend="triton")
+    return [x for kind in weights for x in kind]
 
 
 def capsule_cases():
@@ -254,6 +280,7 @@ if __name__ == "__main__":
     with pytest.MonkeyPatch.context() as tiles:
         shape_triton(tiles)
         shape_adam(tiles)
+        shape_dense(tiles)
         shape_capsules(tiles)
         shape_attention(tiles)
         shape_guard(tiles)
@@ -263,6 +290,7 @@ if __name__ == "__main__":
             kinds = {
                 "loss": (cases, run),
                 "adam": (adam_cases, run_adam),
+                "dense": (dense_cases, run_dense),
                 "capsules": (capsule_cases, run_capsules),
                 "attention": (attention_cases, run_attention),
                 "batches": (batch_cases, run_batches),

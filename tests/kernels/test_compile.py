@@ -42,7 +42,8 @@ def test_benchmarked_variants(target):
     adam = {"catch_up", "read", "carry", "update"}
     capsules = {"routing", "last_iteration_gradients", "last_update_gradients", "spread"}
     attention = {"attention", "gradients", "sum"}
-    assert kernels == loss | adam | capsules | attention | {"draw_batch", "look"}
+    others = {"dense_adam", "draw_batch", "look"}
+    assert kernels == loss | adam | capsules | attention | others
 
 
 @needs_tools

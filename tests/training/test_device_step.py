@@ -192,16 +192,17 @@ def test_steps_with_a_growing_beta_are_made_one_by_one(monkeypatch):
     launched = []
     whole = DeviceStep._launch_several
 
-    def several(self, steps):
-        launched.append((self._optimizer.steps_taken, steps))
-        whole(self, steps)
+    def several(self, steps, beta):
+        launched.append((self._optimizer.steps_taken, steps, beta))
+        whole(self, steps, beta)
 
     monkeypatch.setattr(DeviceStep, "_launch_several", several)
     step, device = on_device({"beta_warmup": 3}, steps_a_replay=3)
     device.advance(2)
-    assert launched == []
     device.advance(5)
-    assert launched == [(2, device_step._WARM_UP), (6, 3)]
+    growing = [(1, 1, 0.0), (2, 1, 1 / 3), (3, 1, 2 / 3)]
+    warm_up = (2, 1, 1.0)
+    assert launched == [*growing[:2], warm_up, growing[2], (6, 3, 1.0), (7, 1, 1.0)]
     single, alone = on_device({"beta_warmup": 3}, steps_a_replay=100)
     alone.advance(7)
     assert same(bits(step), bits(single))
@@ -373,7 +374,6 @@ def put_into(step, other):
     other.table_optimizer.load_state_dict(state)
     if step.dense_optimizer.state:
         other.dense_optimizer.load_state_dict(copy.deepcopy(step.dense_optimizer.state_dict()))
-        other.dense_optimizer.param_groups[0]["capturable"] = False
 
 
 def test_each_step_is_the_reference_s_from_the_same_state(at_scale):
@@ -429,13 +429,13 @@ def test_what_a_capture_asks_of_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "stream", within)
     monkeypatch.setattr(torch.cuda, "graph", within)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: "a graph")
-    monkeypatch.setattr(device, "_launch_several", lambda steps: told.append(f"{steps} steps"))
+    monkeypatch.setattr(device, "_launch_several", lambda n, beta: told.append(f"{n} of {beta}"))
     assert device._captured() == "a graph"
     assert told == [
         "a stream waits for main",
         "in a stream",
-        f"{device_step._WARM_UP} steps",
+        "1 of 1.0",
         "main waits for a stream",
         "in a graph",
-        "3 steps",
+        "3 of 1.0",
     ]
