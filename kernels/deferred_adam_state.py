@@ -15,6 +15,8 @@ MAX_STEPS = 2**31 - 2  # stamps are int32
 _NEGLIGIBLE = 6e-8  # what adds nothing to a float
 _GONE = 1e-38  # what a float cannot hold
 _VARIATION = 0.17  # of beta2^k over a segment: all 159 steps at (0.9, 0.999)
+_ONE = 40  # 1 - exp(-40) is 1 in float64
+_MOST_RUNS = 100  # of equal learning rates, kept as such
 
 
 @dataclass
@@ -36,14 +38,12 @@ class AdamState:
 class StepTable:
     """The step sizes of all steps so far, which late rows need: 24 bytes a step.
 
-    `lrs[j - 1]` is the learning rate of step j. A constant learning rate, and any schedule, are
-    kept as runs (first step, learning rate), which is also how they are stored.
+    `lrs[j - 1]` is the learning rate of step j.
     """
 
     def __init__(self, beta1: float, beta2: float, eps: float) -> None:
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
         self.step = 0
-        self.runs: list[tuple[int, float]] = []
         self._lr = np.zeros(1)
         self.step_size = np.zeros(1)  # lr_j / (1 - beta1^j), by j
         self.inv_sqrt_correction = np.zeros(1)  # 1 / sqrt(1 - beta2^j), by j
@@ -53,6 +53,16 @@ class StepTable:
     def lrs(self) -> list[float]:
         """Learning rates of steps 1..step."""
         return [float(x) for x in self._lr[1 : self.step + 1]]
+
+    @property
+    def rates(self) -> list[tuple[int, float]] | Tensor:
+        """The learning rates as they are stored: runs (first step, rate) of equal ones, or where
+        these are many, float64 (step,), one a step."""
+        rates = self._lr[1 : self.step + 1]
+        starts = np.flatnonzero(np.diff(rates, prepend=np.nan))
+        if len(starts) > _MOST_RUNS:
+            return torch.from_numpy(rates)
+        return [(int(i) + 1, float(rates[i])) for i in starts]
 
     @property
     def horizon(self) -> int:
@@ -86,8 +96,6 @@ class StepTable:
         self._lr[j] = lr
         self.step_size[j] = lr / -math.expm1(j * math.log(self.beta1)) if self.beta1 > 0 else lr
         self.inv_sqrt_correction[j] = 1 / math.sqrt(-math.expm1(j * math.log(self.beta2)))
-        if not self.runs or self.runs[-1][1] != lr:
-            self.runs.append((j, lr))
         return j
 
     def reserve(self, steps: int) -> None:
@@ -103,19 +111,26 @@ class StepTable:
     def rewind(self, step: int) -> None:
         """Take back the steps after `step`; every device that has more of them is there already."""
         self.step = step
-        self.runs = [(first, lr) for first, lr in self.runs if first <= step]
         for device_steps in self._on_devices.values():
             device_steps.rewind(step)
 
-    def restore(self, step: int, runs: list[tuple[int, float]]) -> None:
-        """Become the table of `step` steps with the learning rates of `runs`."""
-        self.step, self.runs = 0, []
+    def restore(self, step: int, rates: list[tuple[int, float]] | Tensor) -> None:
+        """Become the table of `step` steps with these learning rates, as `rates` has them."""
+        if isinstance(rates, Tensor):
+            lrs = rates.cpu().numpy()
+        else:
+            lengths = np.diff([first for first, _ in rates] + [step + 1])
+            lrs = np.repeat(np.array([lr for _, lr in rates], dtype=np.float64), lengths)
+        self.step = 0
         for name in ("_lr", "step_size", "inv_sqrt_correction"):  # new ones: old views are of these
             setattr(self, name, np.zeros(max(step + 1, len(getattr(self, name)))))
-        ends = ([first for first, _ in runs] + [step + 1])[1:]
-        for (first, lr), end in zip(runs, ends, strict=True):
-            for _ in range(first, end):
-                self.advance(lr)
+        corrected = min(step, math.ceil(_ONE / -math.log(max(self.beta1, self.beta2))))
+        for lr in lrs[:corrected].tolist():
+            self.advance(lr)
+        self._lr[corrected + 1 : step + 1] = lrs[corrected:]
+        self.step_size[corrected + 1 : step + 1] = lrs[corrected:]
+        self.inv_sqrt_correction[corrected + 1 : step + 1] = 1.0
+        self.step = step
         for device_steps in self._on_devices.values():
             device_steps.forget()
 

@@ -6,6 +6,7 @@ are the published settings of REMI (RecSys 2023).
 
 import dataclasses
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from functools import cache
@@ -135,14 +136,30 @@ class OptimConfig:
     """The optimizer: Adam, for the item table and the extractor alike.
 
     Args:
-        lr: Learning rate.
+        lr: Learning rate, the largest of a schedule.
+        schedule: What the rate does after the warm-up: constant, or it falls to 0 at train.steps,
+            linearly or as half a cosine.
+        warmup_steps: Steps in which the rate rises to lr, linearly.
     """
 
     lr: float = 1e-3
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = 0
 
     def __post_init__(self) -> None:
         _check_types("optim", self)
         _at_least("optim.lr", self.lr, 0)
+        _at_least("optim.warmup_steps", self.warmup_steps, 0)
+
+    def lr_at(self, step: int, steps: int) -> float:
+        """Learning rate of a training step of `steps`, counted from 0: a function of both alone."""
+        if step < self.warmup_steps:
+            return self.lr * ((step + 1) / self.warmup_steps)
+        if self.schedule == "constant":
+            return self.lr
+        done = min(1.0, (step - self.warmup_steps) / max(1, steps - self.warmup_steps))
+        left = 1 - done if self.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+        return self.lr * left
 
 
 @dataclass(frozen=True, kw_only=True)

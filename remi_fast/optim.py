@@ -235,11 +235,7 @@ class DeferredAdam(torch.optim.Optimizer):
 
     def _rate(self) -> float:
         rate = float(self.param_groups[0]["lr"])
-        if not 0 <= rate < math.inf:
-            raise ValueError(
-                f"param_groups[0]['lr']: got {rate}, expected a finite number >= 0; "
-                "nothing was updated"
-            )
+        _check_rate("param_groups[0]['lr']", rate)
         return rate
 
     def heed(self, guard: StepGuard) -> None:
@@ -267,14 +263,17 @@ class DeferredAdam(torch.optim.Optimizer):
         """`steps_taken` as it is on the device: int64 (1,), always the same tensor."""
         return self._device_steps.step
 
-    def announce(self, steps: int) -> None:
-        """Count so many coming steps, at the present rate, each of which `apply` makes by a guard.
+    def announce(self, rates: Sequence[float]) -> None:
+        """Count the coming steps, of these learning rates, each of which `apply` makes by a guard.
 
         The device learns their sizes, and nothing is waited for: a CUDA graph of the steps may be
-        replayed next. Raises ValueError as `apply`.
+        replayed next. Raises ValueError, before anything is counted, for a rate that is not a
+        finite number >= 0.
         """
-        rate, on_device = self._rate(), self._device_steps
-        for _ in range(steps):
+        for rate in rates:
+            _check_rate("rates", rate)
+        on_device = self._device_steps
+        for rate in rates:
             self._steps.advance(rate)
         on_device.write()
 
@@ -362,7 +361,8 @@ class DeferredAdam(torch.optim.Optimizer):
         """Moments, stamps and steps, as they are (no copies); the weight is the table's own.
 
         Load it together with the `table.weight` of the same moment, or call `flush()` first. The
-        tensors go to safetensors, the rest to JSON: no pickle is needed.
+        tensors go to safetensors, the rest to JSON: no pickle is needed. `lr_runs` is one of the
+        tensors where a schedule has many different rates: float64 (step,).
         """
         group = self.param_groups[0]
         return {
@@ -370,7 +370,7 @@ class DeferredAdam(torch.optim.Optimizer):
             "exp_avg_sq": self._adam.exp_avg_sq,
             "stamp": self._adam.stamp,
             "step": self._steps.step,
-            "lr_runs": list(self._steps.runs),
+            "lr_runs": self._steps.rates,
             "lr": group["lr"],
             "betas": list(group["betas"]),
             "eps": group["eps"],
@@ -410,33 +410,43 @@ class DeferredAdam(torch.optim.Optimizer):
         for name in ("exp_avg", "exp_avg_sq", "stamp"):
             getattr(self._adam, name).copy_(state_dict[name])
         self._forget()
-        self._steps.restore(state_dict["step"], [(int(j), lr) for j, lr in state_dict["lr_runs"]])
+        self._steps.restore(state_dict["step"], state_dict["lr_runs"])
         self.param_groups[0]["lr"] = state_dict["lr"]
 
 
 def check_steps(numbers: Mapping[str, Any]) -> None:
     """Raise ValueError unless a `state_dict` has a step, and the rates of all steps up to it.
 
-    `lr_runs` are the first step and the rate of ascending runs of steps, from step 1.
+    `lr_runs` are the first step and the rate of ascending runs of steps, from step 1, or float64
+    (step,), one a step.
     """
     try:
-        step, runs = numbers["step"], numbers["lr_runs"]
-        rates = [rate for _, rate in runs] + [numbers["lr"]]
-        edges = [0, *(first for first, _ in runs), step + 1]
-        valid = (
-            all(type(edge) is int for edge in edges)
-            and all(start < end for start, end in pairwise(edges))
-            and (step == 0 or edges[1] == 1)
-            and all(0 <= rate < math.inf for rate in rates)
-        )
+        step, rates = numbers["step"], numbers["lr_runs"]
+        if isinstance(rates, Tensor):
+            check_tensor("lr_runs", rates)
+            valid = rates.dtype == torch.float64 and rates.shape == (step,)
+            valid &= bool(((rates >= 0) & (rates < math.inf)).all())
+            edges = [0, step + 1]
+        else:
+            valid = all(0 <= rate < math.inf for _, rate in rates)
+            edges = [0, *(first for first, _ in rates), step + 1]
+            valid &= step == 0 or edges[1] == 1
+        valid &= 0 <= numbers["lr"] < math.inf
+        valid &= all(type(edge) is int for edge in edges)
+        valid &= all(start < end for start, end in pairwise(edges))
     except (KeyError, TypeError, ValueError):
         valid = False
     if not valid:
         got = {name: numbers.get(name) for name in ("step", "lr_runs", "lr")}
         raise ValueError(
             f"state_dict: got {got!r:.200}, expected a number of steps, a rate, and the first "
-            "step and the rate of ascending runs of them from step 1"
+            "step and the rate of ascending runs of them from step 1, or float64 rates, one a step"
         )
+
+
+def _check_rate(name: str, rate: float) -> None:
+    if not 0 <= rate < math.inf:
+        raise ValueError(f"{name}: got {rate}, expected a finite number >= 0; nothing was updated")
 
 
 def _sum_at_first(ids: Tensor, gradients: Tensor) -> Tensor:

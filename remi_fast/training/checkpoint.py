@@ -20,16 +20,17 @@ from remi_fast.training.step import TrainingStep
 
 FORMAT = {"format": "remi-fast-checkpoint", "version": 1}
 STATE = "state.json"
-TABLE_STATE = ("exp_avg", "exp_avg_sq", "stamp")  # of DeferredAdam's state, what is not JSON
+TABLE_STATE = ("exp_avg", "exp_avg_sq", "stamp")  # of DeferredAdam's state, what is never JSON
+RATES = "lr_runs"  # of DeferredAdam's state: JSON, or a tensor where they are many
 
 
 def save_training_state(folder: Path, trainer: TrainingStep, progress: dict[str, Any]) -> None:
     """Replace `folder` by the complete state after the step just done."""
     table = trainer.table_optimizer.state_dict()
-    moments = {name: table.pop(name) for name in TABLE_STATE}
+    tensors = {name: table.pop(name) for name in (*TABLE_STATE, RATES) if _is_tensor(table[name])}
     with files.new_folder(folder, replace=True) as new:
         paths = shards.write(new, "model", trainer.model.state_dict())
-        paths += shards.write(new, "table_optimizer", moments)
+        paths += shards.write(new, "table_optimizer", tensors)
         paths += shards.write(new, "dense_optimizer", _dense_state(trainer.dense_optimizer))
         _write_state(new, paths, {"table_optimizer": table, "progress": progress})
 
@@ -38,16 +39,18 @@ def restore_training_state(folder: Path, trainer: TrainingStep) -> dict[str, Any
     """Put a saved state back in place; return its progress."""
     groups, state = _open(folder, "model", "table_optimizer", "dense_optimizer")
     table = trainer.table_optimizer.state_dict()  # the moments themselves, not copies
-    moments = {name: table[name] for name in TABLE_STATE}
-    numbers = _table_numbers(folder, state, trainer.config.train.steps)
+    numbers = _table_numbers(folder, state, groups["table_optimizer"], trainer.config.train.steps)
+    tensors = {name: table[name] for name in TABLE_STATE}
+    if _is_tensor(numbers[RATES]):
+        tensors[RATES] = numbers[RATES]
     dense = _dense_forms(trainer.dense_optimizer) if numbers["step"] else {}
     _check(folder, groups["model"], trainer.model.state_dict())
     _check(folder, groups["dense_optimizer"], dense)
-    _check(folder, groups["table_optimizer"], moments)
+    _check(folder, groups["table_optimizer"], tensors)
     _read_into(folder, groups["model"], trainer.model.state_dict())
-    _read_into(folder, groups["table_optimizer"], moments)
+    _read_into(folder, groups["table_optimizer"], tensors)
     try:
-        trainer.table_optimizer.load_state_dict(numbers | moments)
+        trainer.table_optimizer.load_state_dict(numbers | tensors)
     except (ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"{folder}: not a state of this table: {error}") from None
     _load_dense_state(trainer.dense_optimizer, shards.read(groups["dense_optimizer"]))
@@ -103,20 +106,29 @@ def _open(folder: Path, *expected_groups: str) -> tuple[dict[str, list[Path]], d
     return groups, state
 
 
-def _table_numbers(folder: Path, state: dict[str, Any], max_steps: int) -> dict[str, Any]:
-    """What state.json says of the table's optimizer, of at most `max_steps` steps."""
+def _table_numbers(
+    folder: Path, state: dict[str, Any], tensors: list[Path], max_steps: int
+) -> dict[str, Any]:
+    """What a checkpoint says of the table's optimizer, of at most `max_steps` steps: state.json,
+    and its learning rates, if they are among the tensors."""
     numbers: Any = state.get("table_optimizer")
     try:
+        numbers = shards.read(tensors, RATES) | dict(numbers)
         check_steps(numbers)
         valid = numbers["step"] <= max_steps
-    except (ValueError, AttributeError):
+    except (ValueError, TypeError):
         valid = False
     if not valid:
         raise RunFolderError(
             f"{folder / STATE}: got table_optimizer {numbers!r:.200}, expected at most {max_steps} "
-            "steps, and the first step and the rate of ascending runs of them from step 1"
+            "steps, and the first step and the rate of ascending runs of them from step 1, or a "
+            "rate of each"
         )
     return dict(numbers)
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, Tensor)
 
 
 def _check(folder: Path, paths: list[Path], tensors: dict[str, Tensor]) -> None:

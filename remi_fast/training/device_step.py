@@ -58,7 +58,7 @@ class DeviceStep:
         """
         first, count = self._optimizer.steps_taken, min(most, _READ_AT_ONCE)
         growing = min(count, max(0, self._loss.beta_warmup - first))  # steps of another beta each
-        self._optimizer.announce(0)  # the device is at the step that the host is at
+        self._optimizer.announce([])  # the device is at the step that the host is at
         self._made_of.dense_optimizer.make_state()
         if self._replay is None and count - growing >= self._steps_a_replay:
             self._replay = self._recorded()
@@ -79,7 +79,7 @@ class DeviceStep:
 
     def _make_ready(self, step: int, count: int) -> None:
         """What the host has to do for steps: while the device makes those before them."""
-        self._optimizer.announce(count)
+        self._optimizer.announce([self._made_of.rate(n) for n in range(step, step + count)])
         self._batches.fill(step, count)
 
     def close(self) -> None:

@@ -132,11 +132,12 @@ def read_into(paths: list[Path], tensors: Mapping[str, Tensor]) -> None:
         piece.of(tensors[piece.tensor].detach()).copy_(content)
 
 
-def read(paths: Iterable[Path]) -> dict[str, Tensor]:
-    """What is in these files, in new memory; for small tensors."""
+def read(paths: Iterable[Path], only: str | None = None) -> dict[str, Tensor]:
+    """What is in these files, or one tensor if it is there, in new memory; for small tensors."""
     parts: dict[str, list[Tensor]] = {}
     for piece, content in _pieces(paths):
-        parts.setdefault(piece.tensor, []).append(content.clone())
+        if only in (None, piece.tensor):
+            parts.setdefault(piece.tensor, []).append(content.clone())
     return {name: torch.cat(part) if len(part) > 1 else part[0] for name, part in parts.items()}
 
 

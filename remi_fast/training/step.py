@@ -78,6 +78,8 @@ class TrainingStep:
         the step reads or makes: rows, dense weights, loss, gradients, states of the optimizers.
         The message names step, tensor and row.
         """
+        for optimizer in (self.table_optimizer, self.dense_optimizer):
+            optimizer.param_groups[0]["lr"] = self.rate(step)
         ranking, rr = self.forward(step, self.prepare(step, history, length, target))
         result = self._mean_losses(ranking, rr)
         if not math.isfinite(result.total):
@@ -91,6 +93,10 @@ class TrainingStep:
         self.table_optimizer.apply(rows)
         self.dense_optimizer.zero_grad()
         return result
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        return self.config.optim.lr_at(step, self.config.train.steps)
 
     def prepare(
         self, step: int | Tensor, history: Tensor, length: Tensor, target: Tensor

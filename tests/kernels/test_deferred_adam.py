@@ -408,10 +408,10 @@ def test_step_table_keeps_schedules_as_runs():
     table = kernel.StepTable(0.9, 0.999, 1e-8)
     for lr in [1e-3] * 3 + [5e-4] * 2 + [1e-3]:
         table.advance(lr)
-    assert table.runs == [(1, 1e-3), (4, 5e-4), (6, 1e-3)]
+    assert table.rates == [(1, 1e-3), (4, 5e-4), (6, 1e-3)]
     again = kernel.StepTable(0.9, 0.999, 1e-8)
-    again.restore(table.step, table.runs)
-    assert again.lrs == table.lrs and again.runs == table.runs
+    again.restore(table.step, table.rates)
+    assert again.lrs == table.lrs and again.rates == table.rates
     assert (again.step_size[:7] == table.step_size[:7]).all()
 
 
