@@ -119,8 +119,9 @@ def _table_numbers(
     except (ValueError, TypeError):
         valid = False
     if not valid:
+        got = " ".join(repr(numbers).split())  # a tensor has several lines
         raise RunFolderError(
-            f"{folder / STATE}: got table_optimizer {numbers!r:.200}, expected at most {max_steps} "
+            f"{folder / STATE}: got table_optimizer {got:.200}, expected at most {max_steps} "
             "steps, and the first step and the rate of ascending runs of them from step 1, or a "
             "rate of each"
         )

@@ -16,6 +16,7 @@ from . import (
     host,
     native,
     retrieval,
+    schedule,
     sweep,
     training,
 )
@@ -40,6 +41,7 @@ FILES = (
     evaluation,
     native,
     retrieval,
+    schedule,
 )
 MUTANTS = [mutant for file in FILES for mutant in file.MUTANTS]
 

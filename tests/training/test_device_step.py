@@ -40,18 +40,19 @@ DRAWING = {"batch_size": BATCH, "max_history": HISTORY, "seed": SEED, "min_histo
 COUNTS = torch.arange(ITEMS) + 1
 
 
-def config(backend, loss=None, model=None, **train):
+def config(backend, loss=None, model=None, optim=None, **train):
+    train = {"batch_size": BATCH, "steps": 500, "seed": SEED} | train
     return Config(
         model=ModelConfig(dim=DIM, num_interests=2, max_history=HISTORY, **(model or {})),
         loss=LossConfig(**{"num_negatives": 5, "rr_lambda": 0.5} | (loss or {})),
-        optim=OptimConfig(lr=RATE),
-        train=TrainConfig(backend=backend, batch_size=BATCH, steps=500, seed=SEED, **train),
+        optim=OptimConfig(lr=RATE, **(optim or {})),
+        train=TrainConfig(backend=backend, **train),
     )
 
 
-def made(backend, loss=None, model=None, **train):
+def made(backend, loss=None, model=None, **others):
     """A TrainingStep before its first step."""
-    settings = config(backend, loss, model, **train)
+    settings = config(backend, loss, model, **others)
     through = settings.loss.rr_lambda > 0
     fresh = make_model(
         settings.model, ITEMS, seed=SEED, through_routing=through, backend=backend
@@ -59,16 +60,16 @@ def made(backend, loss=None, model=None, **train):
     return TrainingStep(fresh, settings, COUNTS)
 
 
-def on_device(loss=None, model=None, steps_a_replay=4, **train):
-    step = made("triton", loss, model, **train)
+def on_device(loss=None, model=None, steps_a_replay=4, **others):
+    step = made("triton", loss, model, **others)
     batches = DeviceBatchLoader(*sequences(), device=DEVICE, **DRAWING)
     return step, DeviceStep(step, batches, steps_a_replay=steps_a_replay)
 
 
-def by_reference(steps, loss=None, model=None):
-    step = made("reference", loss, model)
+def by_reference(count, loss=None, model=None, **others):
+    step = made("reference", loss, model, **others)
     with BatchLoader(*sequences(), threads=1, **DRAWING) as loader:
-        batches = [loader.batch(number) for number in range(steps)]
+        batches = [loader.batch(number) for number in range(count)]
     losses = [step(number, x.history, x.length, x.target) for number, x in enumerate(batches)]
     return step, losses, batches
 

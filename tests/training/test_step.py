@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from remi_fast.config import Config, LossConfig, ModelConfig, OptimConfig
+from remi_fast.config import Config, LossConfig, ModelConfig, OptimConfig, TrainConfig
 from remi_fast.kernels import reference
 from remi_fast.kernels.negatives import sample_negatives
 from remi_fast.kernels.philox import SELECTION, random_words
@@ -58,7 +58,7 @@ def gbce(query, table, target, negatives, loss):
     return -(positive + (negative * misses).sum(1)) / (1 + misses.sum(1))
 
 
-def plain_steps(model, loss):
+def plain_steps(model, loss, rate):
     """Losses, item table and extractor's parameters of the same steps in float64."""
     table, *parameters = (
         x.detach().double().clone().requires_grad_()
@@ -92,6 +92,7 @@ def plain_steps(model, loss):
         optimizer.zero_grad()
         total.backward()
         table.grad[0] = 0  # padding is frozen
+        optimizer.param_groups[0]["lr"] = rate(step)
         optimizer.step()
         losses.append([total.item(), ihn.mean().item(), rr.mean().item()])
     return losses, [table, *parameters]
@@ -113,14 +114,18 @@ def plain_steps(model, loss):
     ids=lambda options: "-".join(options),
 )
 def test_steps_are_those_of_plain_pytorch(options):
-    loss = LossConfig(num_negatives=15, **options)
+    compare_with_plain_pytorch(LossConfig(num_negatives=15, **options))
+
+
+def compare_with_plain_pytorch(loss, **optim):
     config = Config(
         model=ModelConfig(dim=DIM, num_interests=3, max_history=5),
         loss=loss,
-        optim=OptimConfig(lr=RATE),
+        optim=OptimConfig(lr=RATE, **optim),
+        train=TrainConfig(steps=STEPS),
     )
     model = make_model(config.model, ITEMS, seed=SEED)
-    losses, expected = plain_steps(model, loss)
+    losses, expected = plain_steps(model, loss, lambda step: config.optim.lr_at(step, STEPS))
     step = TrainingStep(model, config)
     mine = [step(number, *batch) for number, batch in enumerate(batches())]
     got = torch.tensor([[each.total, each.ranking, each.rr] for each in mine])

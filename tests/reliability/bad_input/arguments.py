@@ -149,6 +149,20 @@ TABLES = [
     invalid(
         "Adam: rates", lambda: step_from(step=3), "state_dict: ", "'lr_runs': ..", "from step 1"
     ),
+    *(
+        invalid(
+            f"Adam: rates {name}",
+            lambda rates=rates: step_from(lr_runs=rates),
+            "state_dict: ",
+            "'lr_runs': tensor",
+            "float64 rates, one a step",
+        )
+        for name, rates in {
+            "of more steps": torch.ones(1, dtype=torch.float64),
+            "of another dtype": torch.ones(0),
+            "in a matrix": torch.ones(0, 1, dtype=torch.float64),
+        }.items()
+    ),
     refused(
         "Adam: moments of NaN",
         lambda: step_from(exp_avg=torch.full((5, 4), math.nan)),

@@ -60,6 +60,9 @@ CASES = [
     option("lambda 1e308", "--loss.rr_lambda=1e308", r"got 1e\+308", "less than"),
     option("a rate below 0", "--optim.lr=-1", "got -1", "finite number >= 0"),
     option("a rate of NaN", "--optim.lr=nan", "got nan", "a number"),
+    option("an unknown schedule", "--optim.schedule=step", "step", "one of constant, linear"),
+    option("a rise below 0", "--optim.warmup_steps=-1", "got -1", "number >= 0"),
+    option("half a step of rise", "--optim.warmup_steps=1.5", "got 1.5", "a whole number"),
     option("a seed below 0, trained", "--train.seed=-1", "got -1", "number >= 0"),
     option("a seed of 2^64, trained", f"--train.seed={2**64}", "got 184467", "2.63"),
     option("a truth for a seed", "--train.seed=true", "got True", "a whole number"),
@@ -198,6 +201,7 @@ CASES = [
         "a batch larger than the users", f"{TRAIN} --train.batch_size=500", trained(batch_size=500)
     ),
     accepted("a warm-up longer than the run", f"{TRAIN} --loss.beta_warmup=9", trained()),
+    accepted("a rise longer than the run", f"{TRAIN} --optim.warmup_steps=9", trained()),
     refused(
         "more different negatives than items",
         f"{TRAIN} --loss.replacement=false --loss.num_negatives=500",
