@@ -438,8 +438,9 @@ def check_steps(numbers: Mapping[str, Any]) -> None:
         valid = False
     if not valid:
         got = {name: numbers.get(name) for name in ("step", "lr_runs", "lr")}
+        text = " ".join(repr(got).split())  # a tensor has several lines
         raise ValueError(
-            f"state_dict: got {' '.join(repr(got).split()):.200}, expected a number of steps, a rate, and the first "
+            f"state_dict: got {text:.200}, expected a number of steps, a rate, and the first "
             "step and the rate of ascending runs of them from step 1, or float64 rates, one a step"
         )
 
