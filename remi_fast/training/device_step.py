@@ -149,17 +149,17 @@ class DeviceStep:
         if self._number.is_cuda:
             replay = self._captured().replay
         else:
-            self._launch_several(1, self._loss.beta)
             replay = partial(self._launch_several, self._steps_a_replay, self._loss.beta)
+            replay()  # as `_captured` does it
         self._guard.hold(False)
         return replay
 
     def _captured(self) -> torch.cuda.CUDAGraph:
-        """A first step comes before: kernels are compiled in it."""
+        """The same steps are made once before: kernels are compiled for arguments like theirs."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            self._launch_several(1, self._loss.beta)
+            self._launch_several(self._steps_a_replay, self._loss.beta)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):

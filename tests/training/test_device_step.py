@@ -202,7 +202,7 @@ def test_steps_with_a_growing_beta_are_made_one_by_one(monkeypatch):
     device.advance(2)
     device.advance(5)
     growing = [(1, 1, 0.0), (2, 1, 1 / 3), (3, 1, 2 / 3)]
-    warm_up = (2, 1, 1.0)
+    warm_up = (2, 3, 1.0)
     assert launched == [*growing[:2], warm_up, growing[2], (6, 3, 1.0), (7, 1, 1.0)]
     single, alone = on_device({"beta_warmup": 3}, steps_a_replay=100)
     alone.advance(7)
@@ -435,7 +435,7 @@ def test_what_a_capture_asks_of_cuda(monkeypatch):
     assert told == [
         "a stream waits for main",
         "in a stream",
-        "1 of 1.0",
+        "3 of 1.0",
         "main waits for a stream",
         "in a graph",
         "3 of 1.0",
