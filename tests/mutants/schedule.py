@@ -23,7 +23,7 @@ CONFIG = group(
     ("the fall begins with the warm-up", WARM_UP,
      "(step - self.warmup_steps) / max(",
      "step / max("),
-    ("the fall ends late", EDGES,
+    ("the fall ends late", WARM_UP,
      "max(1, steps - self.warmup_steps)",
      "max(1, steps)"),
     ("after the end it rises again", EDGES,
