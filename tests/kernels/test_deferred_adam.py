@@ -10,6 +10,7 @@ from functools import cache
 import pytest
 import torch
 
+from remi_fast.config import OptimConfig
 from remi_fast.kernels import deferred_adam as kernel
 from remi_fast.kernels import deferred_adam_launch as launches
 from tests.device import DEVICE
@@ -38,6 +39,11 @@ def constant(step):
 
 def warm_up_and_cosine(step):
     return 1e-3 * min(1.0, step / 300) * (0.55 + 0.45 * math.cos(step / 500))
+
+
+def warm_up_and_down_to_0(step):
+    optim = OptimConfig(lr=1e-3, schedule="linear", warmup_steps=30)
+    return optim.lr_at(step - 1, STEPS["native"])
 
 
 def ids_and_gradients(steps, *, rows=ROWS, scale=4.0):
@@ -104,7 +110,7 @@ def deferred_adam(steps, lr, dtype, backend):
     return kernel.AdamState(*copies(state)), table
 
 
-@pytest.mark.parametrize("lr", [constant, warm_up_and_cosine])
+@pytest.mark.parametrize("lr", [constant, warm_up_and_cosine, warm_up_and_down_to_0])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_errs_no_more_than_torch_float32(backend, lr):
     steps = STEPS[backend]
