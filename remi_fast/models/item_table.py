@@ -93,8 +93,10 @@ class ItemTable(nn.Module):
         weight = self.weight.detach()
         if not has_room(weight, 3):
             dtype, device = weight.dtype, weight.device
-            moments = (table_zeros(*weight.shape, dtype=dtype, device=device) for _ in range(2))
-            return weight, *moments
+            exp_avg, exp_avg_sq = (
+                table_zeros(*weight.shape, dtype=dtype, device=device) for _ in range(2)
+            )
+            return weight, exp_avg, exp_avg_sq
         weight, exp_avg, exp_avg_sq = spread(weight, 3).unbind(1)
         self.weight.data = weight
         return weight, exp_avg, exp_avg_sq
