@@ -4,7 +4,6 @@ import importlib.util
 
 import pytest
 import torch
-
 from bench.loss_contestants import Size, contestants, make_inputs, truth
 from bench.loss_in_turns import error, make_run
 
