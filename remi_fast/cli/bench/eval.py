@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: "ArgumentParser") -> None:
     """Declare the arguments."""
-    parser.add_argument("--users", type=int, default=100, help="that are searched for at once")
+    parser.add_argument("--users", type=int, default=64, help="that are searched for at once")
     common.add_num_items(parser)
     parser.add_argument("--num-interests", type=int, default=4, help="of each user")
     parser.add_argument("--dim", type=int, default=64, help="dimensions of the vectors")
