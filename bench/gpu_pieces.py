@@ -79,7 +79,7 @@ def _benchmark(name: str, what: str, limit: int, words: str, small: str, gib: in
 def losses() -> list[Piece]:
     """The loss beside its peers: sampled, and against whole catalogues."""
     words = "in_turns loss --precision fp32 tf32 bf16 --batch-size"
-    small = f"--precision fp32 --batch-size 4 {FEW_ROUNDS}"
+    small = f"--precision fp32 --batch-size 4 --peers eager {FEW_ROUNDS}"
     return [
         _benchmark(f"loss-{batch}x{10 * batch}", f"the loss beside its peers, batch {batch}", 240,
                    f"{words} {batch}", f"{small} --num-negatives 8")

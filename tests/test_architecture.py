@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -209,3 +210,12 @@ def test_light_imports(code, heavy):
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert "loaded: []" in done.stdout, done.stdout + done.stderr
+
+
+def test_every_package_is_installed():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    listed = project["tool"]["setuptools"]["packages"]
+    folders = [path.parent for path in (ROOT / "remi_fast").rglob("__init__.py")]
+    found = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    presets = {"remi_fast.presets"}  # data alone
+    assert set(listed) == found | presets | {"remi_fast.kernels"}

@@ -113,35 +113,35 @@ def test_a_part_has_help_of_its_own(part, capsys):
     assert all(option in shown for option in bench.options_of(part))
 
 
-@pytest.mark.parametrize(
-    "words, message",
-    [
-        ("lss", "got 'lss', which is no part, expected one of: step, loss, .* did you mean loss?"),
-        ("--json loss", "got the part after options, expected it first"),
-        ("loss --users 3", "--users: `bench loss` has no such option, expected it after "
-         "`bench step` or `bench loader` or `bench eval`"),
-        ("--beta=3", "--beta: `bench step` has no such option, expected it after `bench loss`"),
-        ("all --k 3", "--k: `bench all` has no such option, expected it after `bench eval`"),
-        ("loss --rond 3", "--rond: `bench loss` has no such option; did you mean --rounds?"),
-        ("loss --batch-size x", "batch_size: got x, expected a whole number"),
-        ("loss --batch-size 0", "--batch-size: got [0], expected at least 1"),
-        ("loss --precision bf16", "train.precision: got 'bf16' on a CPU, expected 'fp32'"),
-        ("loss --num-negatives 5 --catalogue 7", "--num-negatives and --catalogue: got both"),
-        ("loss --num-negatives 1", "--num-negatives: got [1], expected at least 2"),
-        ("loss --catalogue 1", "--catalogue: got 1, expected at least 2"),
-        ("loss --beta -1", "--beta: got -1.0, expected a finite number of at least 0"),
-        ("loss --batch-size 10000000 --catalogue 10000000", "vectors and scores need"),
-        ("update --num-items 1", "--num-items: got [1], expected at least 2"),
-        ("update --num-items 10000000000000", "all tables together need"),
-        ("loader --users 3", "--users: got 3, expected at least the batch size, 128"),
-        ("loader --users 100000000000000", "the interactions need"),
-        ("eval --num-items 50", "--num-items: got [50], expected at least 51"),
-        ("eval --num-items 10000000000000", "vectors and scores need"),
-        ("eval --seconds 0", "--seconds: got 0.0, expected more than 0, below 3600"),
-        ("loss --out x.txt", "--out: got 'x.txt', expected a name that ends in .json"),
-        ("loss --out /no/x.json", "/no: no such folder, expected one for --out"),
-    ],
-)  # fmt: skip
+ERRORS = [
+    ("lss", "got 'lss', which is no part, expected one of: step, loss, .* did you mean loss?"),
+    ("--json loss", "got the part after options, expected it first"),
+    ("loss --users 3", "--users: `bench loss` has no such option, expected it after "
+     "`bench step` or `bench loader` or `bench eval`"),
+    ("--beta=3", "--beta: `bench step` has no such option, expected it after `bench loss`"),
+    ("all --k 3", "--k: `bench all` has no such option, expected it after `bench eval`"),
+    ("loss --rond 3", "--rond: `bench loss` has no such option; did you mean --rounds?"),
+    ("loss --batch-size x", "batch_size: got x, expected a whole number"),
+    ("loss --batch-size 0", "--batch-size: got [0], expected at least 1"),
+    ("loss --precision bf16", "train.precision: got 'bf16' on a CPU, expected 'fp32'"),
+    ("loss --num-negatives 5 --catalogue 7", "--num-negatives and --catalogue: got both"),
+    ("loss --num-negatives 1", "--num-negatives: got [1], expected at least 2"),
+    ("loss --catalogue 1", "--catalogue: got 1, expected at least 2"),
+    ("loss --beta -1", "--beta: got -1.0, expected a finite number of at least 0"),
+    ("loss --batch-size 10000000 --catalogue 10000000", "vectors and scores need"),
+    ("update --num-items 1", "--num-items: got [1], expected at least 2"),
+    ("update --num-items 10000000000000", "all tables together need"),
+    ("loader --users 3", "--users: got 3, expected at least the batch size, 128"),
+    ("loader --users 100000000000000", "the interactions need"),
+    ("eval --num-items 50", "--num-items: got [50], expected at least 51"),
+    ("eval --num-items 10000000000000", "vectors and scores need"),
+    ("eval --seconds 0", "--seconds: got 0.0, expected more than 0, below 3600"),
+    ("loss --out x.txt", "--out: got 'x.txt', expected a name that ends in .json"),
+    ("loss --out /no/x.json", "/no: no such folder, expected one for --out"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words, message", ERRORS, ids=[words for words, _ in ERRORS])
 def test_errors_say_what_was_expected(words, message, capsys):
     assert main(["bench", *words.split()]) in (1, 2)
     said = capsys.readouterr().err
