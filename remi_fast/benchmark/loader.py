@@ -6,6 +6,7 @@ draws has to be the loader's, bit for bit.
 """
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -127,7 +128,9 @@ def _cpp(sampling: Sampling, threads: int, data: Data, batch_size: int) -> Itera
 
 def _numpy(workers: int, data: Data, batch_size: int) -> Iterator[Any]:
     batches = NumpyBatches(data, batch_size)
-    return iter(DataLoader(batches, batch_size=None, num_workers=workers))
+    with warnings.catch_warnings():  # of more workers than there are cores for
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        return iter(DataLoader(batches, batch_size=None, num_workers=workers))
 
 
 def _published(matrices: bool, data: Data, batch_size: int) -> Iterator[Any]:

@@ -95,6 +95,24 @@ def test_who_takes_no_part_is_printed(capsys, monkeypatch):
     assert "1,234" in shown and "123 (0.50 to 4,321)" in shown
 
 
+def test_what_is_known_of_a_gpu_is_shown(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    row = {"ms": 0.02, "ratio": 1.0, "ratio_range": [1.0, 1.0], "relative_error": 2.1e-3}
+    row |= {"peak_bytes": 3 << 20, "captured": True, "share_of_floor": 0.251}
+    peer = row | {"captured": False, "peak_bytes": None}
+    del peer["share_of_floor"]
+    case = {"batch_size": 8, "negatives": 80, "catalogue": True, "interests": 4, "dim": 64}
+    case |= {"beta": 0.5, "device": "cuda", "precision": "bf16", "cannot": {}}
+    case["contestants"] = {"remi-fast": row, "the other": peer}
+    bench.module_of("loss").show(case)
+    shown = capsys.readouterr().out
+    assert "80 items of a whole catalogue, 4 interests of 64, beta 0.5, cuda, bf16" in shown
+    lines = [line.replace("│", " ").split() for line in shown.splitlines()]
+    common = ["0.020", "1.00", "(1.00", "to", "1.00)", "2e-03"]
+    assert ["remi-fast", *common, "3.0", "25.1%", "yes"] in lines
+    assert ["the", "other", *common, "?", "no"] in lines
+
+
 @pytest.mark.parametrize("words", [["--help"], ["-h"]])
 def test_help_names_the_parts(words, capsys):
     with pytest.raises(SystemExit) as ended:
