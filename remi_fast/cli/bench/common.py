@@ -138,6 +138,7 @@ def run(parts: Mapping[str, Any], arguments: Any) -> list[Case]:
     for case in measured(parts):
         cases.append(case)
         if not arguments.json:
+            print(end="" if len(cases) == 1 else "\n")
             module_of(case["part"]).show(case)
         if arguments.out is not None:
             files.write_json(Path(arguments.out), result)
