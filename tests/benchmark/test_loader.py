@@ -1,5 +1,6 @@
 """`remi-fast bench loader`: batches are checked before they are timed."""
 
+import itertools
 import sys
 
 import pytest
@@ -80,7 +81,7 @@ def test_the_check_knows_a_wrong_batch(data, wrong):
 
 
 def test_a_peer_with_wrong_batches_is_not_timed(data, monkeypatch):
-    monkeypatch.setattr(loader.NumpyBatches, "__iter__", lambda self: iter([WRONG] * 9))
+    monkeypatch.setattr(loader.NumpyBatches, "__iter__", lambda self: itertools.repeat(WRONG))
     case = compare(data, 8, CPU, peers="all", rounds=1, seconds=0.001)
     assert "torch DataLoader over NumPy" not in case["contestants"]
     reason = case["cannot"]["torch DataLoader over NumPy"]
