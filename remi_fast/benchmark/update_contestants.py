@@ -66,7 +66,7 @@ def id_stream(update: Update) -> Iterator[Tensor]:
 def deferred_adam(update: Update) -> Callable[[], None]:
     """DeferredAdam on a table as a long training leaves it: moments that are not 0, and gaps since
     the last touch as they come out in the long run (geometric)."""
-    table = ItemTable(update.items, DIM, device=update.device)
+    table = ItemTable(update.items, DIM, device=update.device, room_for_moments=True)
     optimizer = DeferredAdam(table)
     state = optimizer.state_dict()
     generator = torch.Generator().manual_seed(2)
