@@ -66,6 +66,7 @@ ALLOWED = {
         "kernels.memory",
         "kernels.philox",
         "kernels.self_attentive",
+        "kernels.self_attentive_query",
     }
     | OUTSIDE,
     "remi_fast/report": {
