@@ -156,7 +156,8 @@ def _capsules(**sizes: Any) -> list[CapsuleVariant]:
 def _attention(arithmetic: str) -> list[AttentionVariant]:
     """Other dimensions, long histories, many interests; all interests, and the chosen one."""
     sizes: tuple[dict[str, Any], ...] = (
-        {"batch": 128}, {}, {"dim": 100}, {"dim": 256, "interests": 16}, {"interests": 16}, {"history": 256},
+        *({"batch": batch} for batch in BATCHES),
+        {"dim": 100}, {"dim": 256, "interests": 16}, {"interests": 16}, {"history": 256},
         {"dim": 256, "history": 256}, {"routing_gradient": False},
     )  # fmt: skip
     both = product(sizes, (False, True))

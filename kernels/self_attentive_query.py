@@ -95,15 +95,14 @@ class _Triton(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         from . import self_attentive_launch
 
-        *arguments, routing, chosen, variance = ctx.saved_tensors
-        history = arguments[0]
+        history, length, positions, w1, w2, routing, chosen, variance = ctx.saved_tensors
         if grad_query is None:
             grad_query = history.new_zeros((len(history), history.shape[2]))
         if grad_rr is not None:
             grad_rr = grad_rr.contiguous()
         with full_precision(history.device):
             gradients = self_attentive_launch.backward(
-                *arguments, routing, grad_query.contiguous(), None, ctx.dtype,
-                chosen=chosen, variance=variance, grad_rr=grad_rr,
+                history, length, positions, w1, w2, routing, grad_query.contiguous(), None,
+                ctx.dtype, chosen=chosen, variance=variance, grad_rr=grad_rr,
             )  # fmt: skip
         return gradients[0], None, *gradients[1:], None, None

@@ -1,8 +1,8 @@
 """Triton kernels of ComiRec-SA's extractor; `self_attentive_launch.py` runs them.
 
-Forward: `attention_kernel` makes all interests, or, given targets, keeps each user's nearest to its
-target and makes RR: a training step needs no more. Backward: `gradients_kernel` makes the hidden layer again, tile by
-tile, and each program adds the gradients of its tiles' parameters up in memory of its own;
+Forward: `attention_kernel` makes all interests, or, given targets, what training needs: each user's
+interest nearest to its target, and RR. Backward: `gradients_kernel` makes the hidden layer again,
+tile by tile, and each program adds the gradients of its tiles' parameters up in memory of its own;
 `sum_kernel` sums the programs' in a fixed order. No atomics: the same bits every time.
 
 A tile has BLOCK_R rows, PLACES positions of each of USERS users: whole histories, or, of one longer

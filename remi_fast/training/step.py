@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -116,7 +116,7 @@ class TrainingStep:
         history_rows, target_rows, negative_rows = self.model.table.lookup(
             batch.history, target, negatives, rows=batch.rows
         )
-        options = {
+        options: dict[str, Any] = {
             "log_q": batch.log_q,
             "log_scale": self.candidates.log_scale,
             "target_ids": target if mask_hits else None,

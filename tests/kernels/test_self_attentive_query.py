@@ -15,10 +15,10 @@ from tests.kernels.test_self_attentive_triton import SHAPES, double, small_tiles
 __all__ = ["small_tiles"]  # a fixture that every test uses
 
 
-def make(batch, places, dim, hidden, interests, **options):
+def make(batch, places, dim, hidden, interests, *, seed=0, **options):
     """history, length, positions, w1, w2 and target."""
-    problem = extractor.make(batch, places, dim, hidden, interests, **options)
-    generator = torch.Generator().manual_seed(1)
+    problem = extractor.make(batch, places, dim, hidden, interests, seed=seed, **options)
+    generator = torch.Generator().manual_seed(seed + 1)
     target = torch.randn(batch, dim, generator=generator, dtype=torch.float64)
     return *problem, target.to(problem[0])
 
@@ -55,24 +55,41 @@ def test_it_is_the_extractor_s_interest_of_each_user():
     assert torch.equal(query, interests[torch.arange(7, device=DEVICE), choice])
 
 
-@pytest.mark.parametrize("batch, places, dim, interests", [(4, 20, 64, 4), (1, 256, 256, 16)])
-def test_tiles_as_they_are_on_a_gpu(batch, places, dim, interests, monkeypatch):
+def within_budget_of(problems, used=(0, 2)):
+    """Of several problems at once, each number beside the largest of its tensor: RR is a difference
+    of nearly equal numbers, and in one problem errors of the formula may happen to cancel."""
+    ours, eager, truth = [], [], []
+    for problem in problems:
+        assert chosen(problem) == chosen(double(problem), "reference")
+        exact = run(double(problem), "reference", used)
+        largest = [x.abs().max() for x in exact]
+        for made, results in (
+            (ours, run(problem, used=used)), (eager, run(problem, "reference", used)),
+            (truth, exact),
+        ):  # fmt: skip
+            made.append([x / most.to(x) for x, most in zip(results, largest, strict=True)])
+    within_budget(*([torch.stack(x) for x in zip(*m, strict=True)] for m in (ours, eager, truth)))
+
+
+@pytest.mark.parametrize("sizes, count", [((4, 20, 64, 16, 4), 4), ((1, 256, 256, 16, 16), 1)])
+def test_tiles_as_they_are_on_a_gpu(sizes, count, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(self_attentive_launch, "_PROGRAMS", 1)  # as many rows as in a large batch
-    problem = make(batch, places, dim, 40, interests, dtype=torch.float32, scale=0.2)
-    truth = run(double(problem), "reference")
-    within_budget(run(problem), run(problem, "reference"), truth)
+    within_budget_of([make(*sizes, seed=i, dtype=torch.float32, scale=0.2) for i in range(count)])
 
 
-@pytest.mark.parametrize("used", [(0,), (2,), (0, 2)])
-@pytest.mark.parametrize("scale", [0.1, 0.5, 2.0])
-@pytest.mark.parametrize("shape", SHAPES[1:])
+@pytest.mark.parametrize("used, scale", [((0, 2), 0.1), ((0, 2), 2.0), ((2,), 0.5)])
+@pytest.mark.parametrize("shape", SHAPES[1:4])
 def test_float32_error_budget(shape, scale, used):
-    """Also where one of the results alone has a gradient."""
-    problem = make(*shape, dtype=torch.float32, scale=scale)
-    assert chosen(problem) == chosen(double(problem), "reference")
-    truth = run(double(problem), "reference", used)
-    within_budget(run(problem, used=used), run(problem, "reference", used), truth)
+    problems = [make(*shape, seed=i, dtype=torch.float32, scale=scale) for i in range(4)]
+    within_budget_of(problems, used)
+
+
+@pytest.mark.parametrize("used", [(0,), (2,)])
+def test_one_of_the_results_is_used(used):
+    problem = make(3, 5, 4, 6, 2)
+    found, truth = run(problem, used=used), run(problem, "reference", used)
+    torch.testing.assert_close(found, truth, rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -249,9 +266,7 @@ def test_same_bits_every_time():
 def test_the_target_has_no_gradient():
     history, length, *parameters, target = make(3, 5, 4, 6, 2)
     leaves = [history.requires_grad_(), target.requires_grad_()]
-    query, choice, rr = self_attentive_query(
-        history, length, *parameters, target, backend="triton"
-    )
+    query, choice, rr = self_attentive_query(history, length, *parameters, target, backend="triton")
     assert not choice.requires_grad
     found = torch.autograd.grad(query.sum() + rr.sum(), leaves, allow_unused=True)
     assert found[0] is not None and found[1] is None
@@ -268,9 +283,7 @@ def test_other_interests_are_not_stored_and_no_gradient_is_spread(monkeypatch):
 
     monkeypatch.setattr(self_attentive_launch, "launch", launch)
     with Watched() as watched:
-        query, _, rr = self_attentive_query(
-            history, length, *parameters, target, backend="triton"
-        )
+        query, _, rr = self_attentive_query(history, length, *parameters, target, backend="triton")
         slopes = torch.empty_like(query), torch.empty_like(rr)
         torch.autograd.grad([query, rr], leaves, slopes)
     assert launched == ["attention_kernel", "gradients_kernel", "sum_kernel"]
