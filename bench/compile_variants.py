@@ -179,10 +179,11 @@ def _batches(**sizes: Any) -> list[BatchVariant]:
 def benchmarked() -> list[AnyVariant]:
     """The loss that the benchmark times, and the kernels of a training step."""
     timed = {"source": "rows", "options": ("routing",)}
-    trained = {"batch": 128, "options": ("draw", "mask", "routing")}
+    drawn = {"batch": 128, "options": ("draw", "mask", "routing")}
+    trained = {"batch": 128, "interests": 1, "source": "rows", "options": ()}  # one is chosen
     variants: list[AnyVariant]
     variants = [Variant(a, b, **timed) for a, b in product(TENSOR_CORES, BATCHES)]
-    variants += [Variant(name, **trained) for name in TENSOR_CORES]
+    variants += [Variant(a, **kind) for kind, a in product((drawn, trained), TENSOR_CORES)]
     attention = [AttentionVariant(a, b, query=True) for a, b in product(TENSOR_CORES, BATCHES)]
     return [*variants, *_adam(), *_capsules(), *_batches(), *attention, GuardVariant()]
 

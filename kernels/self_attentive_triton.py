@@ -265,28 +265,33 @@ def attention_kernel(
 
 
 @triton.jit
-def _from_above(
-    users, interests, column_rows, column_real, chosen_ptr, variance_ptr, grad_rr_ptr,
-    D: tl.constexpr, SUM: tl.constexpr,
-):  # fmt: skip
-    """Of each column the row of the gradient of its interest, whether that has one, and RR's
-    gradient by the routing's distance from its mean."""
-    rows, learns = column_rows, column_real
-    if chosen_ptr is not None:
+def _upward_rows(users, interests, column_rows, column_real, chosen_ptr):
+    """Of each column the row of its interest's gradient, and whether it has one. Made, or read,
+    again wherever it is needed: there are no registers to keep it."""
+    if chosen_ptr is None:
+        rows, learns = column_rows, column_real
+    else:
         chosen = tl.load(chosen_ptr + users, mask=column_real, other=-1)
-        rows, learns = users, interests == chosen
-    gain = tl.zeros(users.shape, SUM)
-    if grad_rr_ptr is not None:
-        variance = tl.load(variance_ptr + column_rows, mask=column_real, other=0.0)
-        grad_rr = tl.load(grad_rr_ptr + users, mask=column_real, other=0.0).to(SUM)
-        gain = grad_rr * variance * (4.0 / D)
-    return rows, learns, gain
+        rows, learns = users, column_real & (interests == chosen)
+    return rows, learns
+
+
+@triton.jit
+def _rr_slopes(
+    routing, users, column_rows, column_real, variance_ptr, grad_rr_ptr,
+    L: tl.constexpr, D: tl.constexpr, SUM: tl.constexpr,
+):  # fmt: skip
+    """[rows, columns]: RR's gradient of the routing, whose mean is 1 / L."""
+    variance = tl.load(variance_ptr + column_rows, mask=column_real, other=0.0)
+    gain = tl.load(grad_rr_ptr + users, mask=column_real, other=0.0).to(SUM) * (4.0 / D)
+    return (gain * variance)[None, :] * (routing - 1.0 / L)
 
 
 @triton.jit
 def _slopes_of_tile(
-    tile, start, column_slots, column_rows, column_real, upward_rows, learns, gain,
-    history_ptr, length_ptr, routing_ptr, upward_ptr, chosen_ptr, grad_routing_ptr, grad_rr_ptr,
+    tile, start, column_slots, column_users, interests, column_rows, column_real,
+    history_ptr, length_ptr, routing_ptr, upward_ptr, chosen_ptr,
+    grad_routing_ptr, variance_ptr, grad_rr_ptr,
     B, stride_user, stride_place,
     L: tl.constexpr, D: tl.constexpr, PLACES: tl.constexpr, USERS: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr,
@@ -300,6 +305,9 @@ def _slopes_of_tile(
     own = (slots[:, None] == column_slots[None, :]) & present[:, None] & column_real[None, :]
     offsets = column_rows[None, :] * L + places[:, None]
     routing = tl.load(routing_ptr + offsets, mask=own, other=0.0).to(SUM)
+    upward_rows, learns = _upward_rows(
+        column_users, interests, column_rows, column_real, chosen_ptr
+    )
     slope = tl.zeros([BLOCK_R, column_rows.shape[0]], SUM)
     for first in range(0, BLOCK_D, CHUNK):
         dims = first + tl.arange(0, CHUNK)
@@ -313,7 +321,9 @@ def _slopes_of_tile(
     if grad_routing_ptr is not None:
         slope += tl.load(grad_routing_ptr + offsets, mask=own, other=0.0).to(SUM)
     if grad_rr_ptr is not None:
-        slope += gain[None, :] * (routing - 1.0 / L)
+        slope += _rr_slopes(
+            routing, column_users, column_rows, column_real, variance_ptr, grad_rr_ptr, L, D, SUM
+        )
     return routing, tl.where(own, slope, 0.0)
 
 
@@ -387,28 +397,22 @@ def gradients_kernel(
         column_slots, column_users, interests, column_rows, column_real = _columns_of_tile(
             tile, B, K, USERS, BLOCK_K, BLOCK_C
         )
-        upward_rows, learns, gain = _from_above(
-            column_users, interests, column_rows, column_real,
-            chosen_ptr, variance_ptr, grad_rr_ptr, D, SUM,
-        )  # fmt: skip
         mean = tl.zeros([BLOCK_C], SUM)  # of the routing's gradient, by the routing
         if L > PLACES:
             for start in range(0, L, PLACES):
                 routing, slope = _slopes_of_tile(
-                    tile, start, column_slots, column_rows, column_real,
-                    upward_rows, learns, gain,
-                    history_ptr, length_ptr, routing_ptr, upward_ptr, chosen_ptr, grad_routing_ptr,
-                    grad_rr_ptr,
+                    tile, start, column_slots, column_users, interests, column_rows, column_real,
+                    history_ptr, length_ptr, routing_ptr, upward_ptr, chosen_ptr,
+                    grad_routing_ptr, variance_ptr, grad_rr_ptr,
                     B, stride_user, stride_place,
                     L, D, PLACES, USERS, BLOCK_R, BLOCK_D, CHUNK, DOT, SUM, PRECISION,
                 )  # fmt: skip
                 mean += tl.sum(routing * slope, axis=0)
         for start in range(0, L, PLACES):
             routing, slope = _slopes_of_tile(
-                tile, start, column_slots, column_rows, column_real,
-                upward_rows, learns, gain,
-                history_ptr, length_ptr, routing_ptr, upward_ptr, chosen_ptr, grad_routing_ptr,
-                grad_rr_ptr,
+                tile, start, column_slots, column_users, interests, column_rows, column_real,
+                history_ptr, length_ptr, routing_ptr, upward_ptr, chosen_ptr,
+                grad_routing_ptr, variance_ptr, grad_rr_ptr,
                 B, stride_user, stride_place,
                 L, D, PLACES, USERS, BLOCK_R, BLOCK_D, CHUNK, DOT, SUM, PRECISION,
             )  # fmt: skip
@@ -427,9 +431,10 @@ def gradients_kernel(
             pointers = positions_partial_ptr + ((slots * L + places) * D)[:, None] + dims[None, :]
             mask = ((slots < USERS) & (places < L))[:, None] & (dims < D)[None, :]
             _add_to(pointers, grad_inputs, mask, tile == part)
-            upward = _load_rows(upward_ptr, upward_rows * D, column_real, dims, D, SUM)
-            if chosen_ptr is not None:
-                routing = tl.where(learns[None, :], routing, 0.0)
+            upward_rows, learns = _upward_rows(
+                column_users, interests, column_rows, column_real, chosen_ptr
+            )
+            upward = _load_rows(upward_ptr, upward_rows * D, learns, dims, D, SUM)
             gradient = tl.dot(
                 routing.to(DOT), upward.to(DOT), grad_inputs,
                 input_precision=PRECISION, out_dtype=SUM,

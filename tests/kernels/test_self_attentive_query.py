@@ -71,7 +71,10 @@ def within_budget_of(problems, used=(0, 2)):
     within_budget(*([torch.stack(x) for x in zip(*m, strict=True)] for m in (ours, eager, truth)))
 
 
-@pytest.mark.parametrize("sizes, count", [((4, 20, 64, 16, 4), 4), ((1, 256, 256, 16, 16), 1)])
+@pytest.mark.parametrize(
+    "sizes, count",
+    [((4, 20, 64, 16, 4), 4), ((1, 256, 16, 16, 2), 2), ((1, 17, 256, 16, 16), 1)],
+)
 def test_tiles_as_they_are_on_a_gpu(sizes, count, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(self_attentive_launch, "_PROGRAMS", 1)  # as many rows as in a large batch
