@@ -30,7 +30,9 @@ def beside_guard_pages(what, module="guard_pages"):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("what", ["loss", "adam", "capsules", "batches", "attention", "guard"])
+@pytest.mark.parametrize(
+    "what", ["loss", "adam", "capsules", "batches", "attention", "query", "guard"]
+)
 def test_nothing_is_touched_beyond_a_tensor(what):
     done = beside_guard_pages(what)
     last = done.stdout.splitlines()[-1:]

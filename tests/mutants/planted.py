@@ -2,6 +2,7 @@
 
 from . import (
     attention,
+    attention_query,
     backward,
     benchmark,
     capsules,
@@ -31,6 +32,7 @@ FILES = (
     device_step,
     capsules,
     attention,
+    attention_query,
     data,
     training,
     sweep,
