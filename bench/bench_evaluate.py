@@ -1,27 +1,28 @@
-"""Exact search over the catalogue, merged over interests: 1,024 users, top 50."""
+"""Exact search over the catalogue, merged over interests: 1,024 users, top 50; correctness first.
+Ratios: `remi-fast bench eval`."""
 
 import pytest
 import torch
 
-from bench.search_in_turns import by_faiss, generated, products
-from remi_fast.retrieval.faiss_index import build, load_faiss
-from remi_fast.retrieval.search import search
+from remi_fast.benchmark.search import contestants, generated
+from remi_fast.cli.bench.common import device_for
 from remi_fast.training.trainer import set_threads
 
-CONTESTANTS = ("remi-fast", "faiss IndexFlatIP, merged", "torch.mm of the scores alone")
+USERS, K, DEVICE = 1024, 50, device_for()
+NAMES = contestants(*(x.to(DEVICE) for x in generated(1, 100)), K, "all")
 
 
 @pytest.mark.parametrize("num_items", [17_000, 368_000])
-@pytest.mark.parametrize("contestant", CONTESTANTS)
-def test_search(benchmark, num_items, contestant):
+@pytest.mark.parametrize("name", NAMES)
+def test_search(benchmark, num_items, name):
     benchmark.group = f"search {num_items}"
     set_threads(0)
-    load_faiss().omp_set_num_threads(torch.get_num_threads())
-    interests, table = generated(1024, num_items)
-    flat = build(table, "Flat")
-    run = {
-        "remi-fast": lambda: search(interests, table, 50),
-        "faiss IndexFlatIP, merged": lambda: by_faiss(flat, interests),
-        "torch.mm of the scores alone": lambda: products(interests, table),
-    }[contestant]
-    benchmark.pedantic(run, rounds=3, warmup_rounds=1)
+    interests, table = (x.to(DEVICE) for x in generated(USERS, num_items))
+    run = contestants(interests, table, K, "all")[name]().run
+
+    def wait():
+        run()
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+
+    benchmark.pedantic(wait, rounds=3, warmup_rounds=1)

@@ -6,55 +6,48 @@ On a GPU a round is many replays of one CUDA graph, and `extra_info` has the tim
 import pytest
 import torch
 
-from bench.loss_contestants import contestants, make_inputs, truth
-from bench.loss_in_turns import (
-    DEVICE,
-    PRECISIONS,
-    TOLERANCE,
-    captured,
-    error,
-    make_run,
-    peak_memory,
-    set_threads,
-    sizes,
-)
-from remi_fast.benchmark.turns import measure
+from remi_fast.benchmark.loss import PRECISIONS, checked
+from remi_fast.benchmark.loss_contestants import Size, contestants, make_inputs
+from remi_fast.benchmark.turns import OURS, measure
+from remi_fast.cli.bench.common import device_for
+from remi_fast.training.trainer import set_threads
 
-SIZES = {str(size): size for size in (*sizes(catalogue=False), *sizes(catalogue=True))}
-NAMES = {size: contestants(SIZES[size], DEVICE) for size in SIZES}
+DEVICE = device_for()
+ON_GPU = DEVICE.type == "cuda"
+SAMPLED, WHOLE = [(128, 1280), (1024, 10_240)], [(128, 100_000)]
+if ON_GPU:
+    SAMPLED, WHOLE = [*SAMPLED, (8192, 81_920)], [*WHOLE, (1024, 100_000), (1024, 1_000_000)]
+SIZES = [Size(*pair) for pair in SAMPLED] + [Size(*pair, catalogue=True) for pair in WHOLE]
 CASES = [
-    pytest.param(size, name, precision, id=f"{size}-{precision}-{name}")
+    pytest.param(size, name, contestant, precision, id=f"{size}-{precision}-{name}")
     for size in SIZES
-    for precision in (PRECISIONS if DEVICE == "cuda" else ["float32"])
-    for name in NAMES[size]
+    for precision in (PRECISIONS if ON_GPU else ["fp32"])
+    for name, contestant in contestants(size, "all").items()
 ]
-REPLAYS = 100 if DEVICE == "cuda" else 1
+REPLAYS = 100 if ON_GPU else 1
 
 
-@pytest.mark.parametrize("size, name, precision", CASES)
-def test_ihn_loss(benchmark, size, name, precision):
+@pytest.mark.parametrize("size, name, contestant, precision", CASES)
+def test_ihn_loss(benchmark, size, name, contestant, precision):
     benchmark.group = f"ihn-loss-{size}-{precision}"
-    set_threads()
+    set_threads(0)
     dtype, torch_precision = PRECISIONS[precision]
     torch.set_float32_matmul_precision(torch_precision)
-    inputs = make_inputs(SIZES[size], DEVICE, dtype)
-    run = make_run(NAMES[size][name], inputs)
+    inputs = make_inputs(size, DEVICE, dtype)
     try:
-        found = run()
+        found = checked(name, contestant, inputs, precision)
     except Exception as reason:
-        if name.startswith("remi-fast"):
+        if name.startswith(OURS):
             raise
         pytest.skip(f"{name} cannot: {reason}")
-    assert error(found, truth(name, inputs)) <= TOLERANCE[precision]
-    benchmark.extra_info["peak_bytes"] = peak_memory(run)
-    replay, is_graph = captured(run)
-    if DEVICE == "cuda":
-        benchmark.extra_info |= {"cuda_graph": is_graph, "events_ms": measure(replay, 0.3)}
+    benchmark.extra_info |= found.notes
+    if ON_GPU:
+        benchmark.extra_info["events_ms"] = measure(found.run, 0.3)
 
     def repeat():
         for _ in range(REPLAYS):
-            replay()
-        if DEVICE == "cuda":
+            found.run()
+        if ON_GPU:
             torch.cuda.synchronize()
 
     benchmark.pedantic(repeat, rounds=9, iterations=1, warmup_rounds=1)

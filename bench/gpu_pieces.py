@@ -79,54 +79,55 @@ def _benchmark(name: str, what: str, limit: int, words: str, small: str, gib: in
 
 def losses() -> list[Piece]:
     """The loss beside its peers: sampled, and against whole catalogues."""
-    small = f"--sizes 4x8 --precisions float32 {FEW_ROUNDS}"
-    sampled = ("128x1280", "1024x10240", "8192x81920")
-    whole = ("128x100000", "1024x100000", "1024x1000000")
+    words = "in_turns loss --precision fp32 tf32 bf16 --batch-size"
+    small = f"--precision fp32 --batch-size 4 --peers eager {FEW_ROUNDS}"
     return [
-        _benchmark(f"loss-{size}", f"the loss beside its peers, {size}", 240,
-                   f"loss_in_turns --sizes {size}", small)
-        for size in sampled
+        _benchmark(f"loss-{batch}x{10 * batch}", f"the loss beside its peers, batch {batch}", 240,
+                   f"{words} {batch}", f"{small} --num-negatives 8")
+        for batch in (128, 1024, 8192)
     ] + [
-        _benchmark(f"catalogue-{size}", f"the loss against a whole catalogue, {size}", 240,
-                   f"loss_in_turns --catalogue --sizes {size}", small)
-        for size in whole
+        _benchmark(f"catalogue-{batch}x{items}",
+                   f"the loss against a whole catalogue of {items:,}, batch {batch}", 240,
+                   f"{words} {batch} --catalogue {items}", f"{small} --catalogue 8")
+        for batch, items in ((128, 100_000), (1024, 100_000), (1024, 1_000_000))
     ]  # fmt: skip
 
 
 def updates() -> list[Piece]:
-    """The table update: beside its peers and up to 10 M items, and at 100 M."""
-    small = f"--items 5e3 --batches 8 {FEW_ROUNDS}"
+    """The table update: beside its peers, up to 10 M items, and at 100 M."""
+    words, small = "in_turns update --batch-size", f"--num-items 5000 --batch-size 8 {FEW_ROUNDS}"
+    alone = "--peers none --num-items"
     found = []
     for batch in (128, 1024, 8192):
+        what = f"the table update, batch {batch}"
         found += [
-            _benchmark(f"update-{batch}", f"the table update, batch {batch}: peers, to 10 M items",
-                       240, f"update_in_turns --batches {batch} --items 1e5 3.68e5 1e6 1e7",
-                       f"{small} --peers-at 5e3", gib=40),
-            _benchmark(f"update-{batch}-1e8", f"the same, batch {batch}: 1 M beside 100 M items",
-                       240, f"update_in_turns --batches {batch} --items 1e6 1e8 --ids uniform"
-                       " --peers-at", small, gib=90),
+            _benchmark(f"update-{batch}", f"{what}: its peers", 120, f"{words} {batch}", small,
+                       gib=10),
+            _benchmark(f"update-{batch}-1e7", f"{what}: 100,000 to 10 M items", 180,
+                       f"{words} {batch} {alone} 100000 368000 1000000 10000000"
+                       " --ids uniform zipf", small, gib=40),
+            _benchmark(f"update-{batch}-1e8", f"{what}: 1 M beside 100 M items", 240,
+                       f"{words} {batch} {alone} 1000000 100000000", small, gib=90),
         ]  # fmt: skip
-    what, words = (
-        "memory and time of 100 M rows in a loop of its own",
-        "large_catalogue --device cuda",
-    )
-    table = _benchmark("table-1e8", what, 120, f"{words} --items 100000000", "--help", gib=80)
-    return [*found, table]
+    what, table = "memory and time of 100 M rows in a loop of its own", "large_catalogue"
+    words = f"{table} --device cuda --items 100000000"
+    return [*found, _benchmark("table-1e8", what, 120, words, "--help", gib=80)]
 
 
 def steps() -> list[Piece]:
     """Whole steps as `remi-fast bench` has them, a catalogue and a batch size each."""
     small = f"--batch-size 8 --num-items 300 --users 50 --peers eager {FEW_ROUNDS}"
+    common = "--rounds 5 --seconds 0.5"
     found = []
     for batch in (128, 1024, 8192):
         for items in (100_000, 368_000, 1_000_000, 10_000_000):
             large = items > 1_000_000
-            words = f"whole_steps --batch-size {batch} --num-items {items} --rounds 5 --seconds 0.5"
+            words = f"in_turns step --batch-size {batch} --num-items {items} {common}"
             words += " --peers eager" if large else ""
             what = f"whole steps and their peers, batch {batch}, {items:,} items"
             gib = 70 if large else 20
             found.append(_benchmark(f"steps-{batch}-{items}", what, 240, words, small, gib))
-        words = f"whole_steps --batch-size {batch} --precision tf32 bf16 --rounds 5 --seconds 0.5"
+        words = f"in_turns step --batch-size {batch} --precision tf32 bf16 {common}"
         what = f"whole steps and their peers, batch {batch}, tf32 and bf16"
         halves = f"{small} --precision fp32"
         found.append(_benchmark(f"steps-{batch}-half", what, 400, words, halves, gib=20))
@@ -137,9 +138,11 @@ def others() -> list[Piece]:
     """Batches, exact evaluation, and one training."""
     return [
         _benchmark("batches", "training batches drawn on the GPU, samples a second", 180,
-                   "batches_in_turns", f"--batches 16 --users 2000 --draws 3 {FEW_ROUNDS}"),
+                   "in_turns loader --batch-size 128 1024 8192 --users 650000 --peers none",
+                   f"--batch-size 16 --users 2000 {FEW_ROUNDS}"),
         _benchmark("evaluation", "exact evaluation of 60,000 users beside torch matmul and topk",
-                   240, "evaluation_in_turns", "--users 50 --items 2000 --rounds 1", gib=30),
+                   240, "in_turns eval --users 60000", "--users 50 --num-items 2000 --rounds 1",
+                   gib=30),
         _benchmark("training", "one training with its curve, on the data of REMI_FAST_DATA", 420,
                    f"training_curve {DATA} --steps 1000000 --seconds 380",
                    "--steps 4 --eval-every 2 --batch-size 8"),

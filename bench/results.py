@@ -32,13 +32,15 @@ def save(name: str, results: Any) -> Path:
     return path
 
 
-def show(table: Mapping[str, Any], first: str) -> None:
-    """Print what `remi_fast.benchmark.turns.compared` gives."""
+def show(table: Mapping[str, Any]) -> None:
+    """Print what `remi_fast.benchmark.turns.compared` gives, and what else is known of each."""
     width = max(map(len, table)) + 2
-    print(f"{'contestant':<{width}}{'ms':>10}   against {first}")
+    print(f"{'contestant':<{width}}{'ms':>10}   against the first")
     for name, row in table.items():
         low, high = row["ratio_range"]
-        print(f"{name:<{width}}{row['ms']:>10.3f}{row['ratio']:>9.2f} ({low:.2f} to {high:.2f})")
+        ratio = f"{row['ratio']:>9.2f} ({low:.2f} to {high:.2f})"
+        more = {k: v for k, v in row.items() if k not in ("ms", "ratio", "ratio_range", "rounds")}
+        print(f"{name:<{width}}{row['ms']:>10.3f}{ratio}  {more or ''}")
 
 
 def commit() -> str:

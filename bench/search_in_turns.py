@@ -20,30 +20,18 @@ from torch import Tensor
 from bench import results
 from remi_fast import load
 from remi_fast.benchmark.generated import sequences
-from remi_fast.benchmark.turns import compared, take_turns
+from remi_fast.benchmark.search import EXACT, contestants, generated
+from remi_fast.benchmark.turns import compared, make_all, take_turns
 from remi_fast.data.dataset import EvalSplit
 from remi_fast.models.item_table import ItemTable
 from remi_fast.retrieval.evaluate import evaluate
-from remi_fast.retrieval.faiss_index import FaissSearch, build, load_faiss, recall_of
+from remi_fast.retrieval.faiss_index import FaissSearch, recall_of
 from remi_fast.retrieval.histories import last_items
 from remi_fast.retrieval.search import search
 from remi_fast.training.run_folder import RunFolder
 from remi_fast.training.trainer import set_threads
 
 K = 50
-OURS = "remi-fast, exact"
-TIE = 1e-5  # relative; what float32 cannot tell apart
-
-
-def generated(users: int, num_items: int, dim: int = 64) -> tuple[Tensor, ItemTable]:
-    """Items around 2,000 centres, and interests near them: (users, 4, d), table."""
-    generator = torch.Generator().manual_seed(1)
-    centres = torch.randn(2000, dim, generator=generator) * 0.3
-    table = ItemTable(num_items, dim, generator=generator)
-    table.weight[1:] = centres[torch.randint(0, 2000, (num_items - 1,), generator=generator)]
-    table.weight[1:] += 0.15 * torch.randn(num_items - 1, dim, generator=generator)
-    picked = torch.randint(0, 2000, (users, 4), generator=generator)
-    return centres[picked] + 0.15 * torch.randn(users, 4, dim, generator=generator), table
 
 
 def of_a_run(run: Path, users: int) -> tuple[Tensor, ItemTable]:
@@ -53,43 +41,6 @@ def of_a_run(run: Path, users: int) -> tuple[Tensor, ItemTable]:
     history, length = last_items(dataset.items, start, cut, model.max_history)
     interests = model.interests(torch.from_numpy(history), torch.from_numpy(length))
     return interests[torch.arange(users) % len(interests)], model.table
-
-
-def by_faiss(index: Any, interests: Tensor) -> Tensor:
-    """The published merge over faiss: each interest's top k; union, sorted, duplicates dropped."""
-    users = len(interests)
-    scores, ids = index.search(interests.reshape(-1, interests.shape[2]).numpy(), K)
-    scores, ids = (torch.from_numpy(x).view(users, -1) for x in (scores, ids))
-    scores, order = scores.sort(dim=1, descending=True)
-    ids, order = ids.gather(1, order).sort(dim=1, stable=True)  # of equal ones the best first
-    scores = scores.gather(1, order)
-    scores[:, 1:][ids[:, 1:] == ids[:, :-1]] = -torch.inf
-    return ids.gather(1, scores.topk(K, dim=1).indices)
-
-
-def products(interests: Tensor, table: ItemTable, chunk: int = 1024) -> None:
-    """The scores alone: what torch's matrix product takes, a block in the cache at a time."""
-    flat = interests.reshape(-1, interests.shape[2])
-    vectors = table.weight.detach()
-    for block in flat.split(4096):
-        out = torch.empty(len(block), chunk)
-        for start in range(0, len(vectors) - chunk, chunk):
-            torch.mm(block, vectors[start : start + chunk].T, out=out)
-
-
-def check(ours: Tensor, theirs: Tensor, interests: Tensor, table: ItemTable) -> dict[str, float]:
-    """How many ids differ, and that float64 sees no difference in what they score."""
-    missing = (ours[:, :, None] != theirs[:, None, :]).all(2)
-    users = missing.any(1).nonzero().flatten()
-    worst = 0.0
-    for user in users.tolist():
-        queries = interests[user].double()
-        lists = [table.read(ids[user]).double() @ queries.T for ids in (ours, theirs)]
-        mine, other = (scores.amax(1).sort(descending=True).values for scores in lists)
-        worst = max(worst, float(((other - mine) / other.abs()).max()))
-    if worst > TIE:
-        raise SystemExit(f"another item than the peer finds, {worst:.1e} below it")
-    return {"ids that differ": float(missing.double().mean()), "worst of them": worst}
 
 
 class Evaluation:
@@ -128,23 +79,20 @@ def main() -> None:
     parser.add_argument("--save", help="name in bench/results/; not saved without it")
     options = parser.parse_args()
     set_threads(0)
-    load_faiss().omp_set_num_threads(torch.get_num_threads())
     if options.run:
         interests, table = of_a_run(options.run, options.users)
     else:
         interests, table = generated(options.users, options.items)
-    flat = build(table, "Flat")
-    exact = search(interests, table, K).ids
-    found: dict[str, Any] = {"items": table.num_items, "interests": list(interests.shape)}
-    found["check"] = check(exact, by_faiss(flat, interests), interests, table)
-    print(found)
     evaluation = Evaluation(interests, table)
-    runs: dict[str, Any] = {
-        OURS: lambda: search(interests, table, K),
-        "faiss IndexFlatIP, merged": lambda: by_faiss(flat, interests),
-        "torch.mm of the scores alone": lambda: products(interests, table),
-        "evaluate, metrics and all": evaluation.run,
-    }
+    makers = contestants(interests, table, K, "all")
+    del makers["torch matmul and topk"]  # takes minutes
+    made, cannot = make_all(makers)
+    runs = {name: each.run for name, each in made.items()}
+    runs["evaluate, metrics and all"] = evaluation.run
+    found: dict[str, Any] = {"items": table.num_items, "interests": list(interests.shape)}
+    found |= {"check": {name: each.notes for name, each in made.items()}, "cannot": cannot}
+    print(found)
+    exact = search(interests, table, K).ids
     found["engines"] = {}
     for factory in options.engines:
         engine = FaissSearch(table, factory)
@@ -152,8 +100,8 @@ def main() -> None:
         found["engines"][factory] = {"recall": recall_of(ids, exact), "effort": engine.effort}
         print(factory, found["engines"][factory])
         runs[f"faiss {factory}, rescored"] = lambda engine=engine: engine.search(interests, K)
-    found["turns"] = compared(take_turns(runs, options.rounds, 0), OURS)
-    results.show(found["turns"], OURS)
+    found["turns"] = compared(take_turns(runs, options.rounds, 0), EXACT)
+    results.show(found["turns"])
     if options.save:
         print(results.save(options.save, found))
 

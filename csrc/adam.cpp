@@ -12,7 +12,9 @@ namespace {
 
 constexpr float kNegligibleMoment = 1e-30f;  // smaller ones become 0: denormals are slow
 constexpr int64_t kCachedGaps = 1024;
-constexpr int64_t kRowsAhead = 6;  // random rows come from memory: ask for them in time
+constexpr int64_t kRowsAhead = 8;           // random rows come from memory: ask for them in time
+constexpr int64_t kRowsTouched = 32;        // at a time, of a large table
+constexpr int64_t kLargeTable = 512 << 20;  // bytes
 
 REMI_SIMD void apply_segment(float* w, const float* m, const float* v, int64_t dim, float eps,
                              const AdamSegment& s) {
@@ -57,15 +59,36 @@ bool is_finite(const std::vector<uint32_t>& largest) {
                        [](uint32_t bits) { return bits < kInfiniteMagnitude; });
 }
 
-void prefetch_row(const float* row, int64_t dim) {
+// Always inline: to GCC a function that only prefetches has no effect, and a call of it is left
+// out.
+[[gnu::always_inline]] inline void prefetch_row(const float* row, int64_t dim) {
     for (int64_t i = 0; i < dim; i += 16) __builtin_prefetch(row + i, 1);
 }
 
-void prefetch_state(const AdamTable& table, int64_t row) {
-    prefetch_row(table.weight + row * table.dim, table.dim);
-    prefetch_row(table.exp_avg + row * table.dim, table.dim);
-    prefetch_row(table.exp_avg_sq + row * table.dim, table.dim);
+[[gnu::always_inline]] inline void prefetch_state(const AdamTable& table, int64_t row) {
+    prefetch_row(table.weight + row * table.stride, table.dim);
+    prefetch_row(table.exp_avg + row * table.stride, table.dim);
+    prefetch_row(table.exp_avg_sq + row * table.stride, table.dim);
     __builtin_prefetch(table.stamp + row, 1);
+}
+
+// Whether most rows are on pages that the TLB does not know.
+bool is_large(const AdamTable& table) {
+    return 3 * table.num_rows * table.dim * static_cast<int64_t>(sizeof(float)) > kLargeTable;
+}
+
+void touch(const float* x) { (void)*static_cast<const volatile float*>(x); }
+
+// Loads a number of each of these rows. Prefetches of pages that the TLB does not know wait for one
+// another; loads that nothing waits for do not.
+void touch_rows(const AdamTable& table, const GatherPlan& plan, int64_t begin, int64_t end) {
+    for (int64_t u = begin; u < std::min(end, begin + kRowsTouched); ++u) {
+        const int64_t offset = plan.rows[u] * table.stride;
+        touch(table.weight + offset);
+        if (table.stride != table.dim) continue;  // the moments are on the same page
+        touch(table.exp_avg + offset);
+        touch(table.exp_avg_sq + offset);
+    }
 }
 
 // Brings rows up to the step of a series, and finds out whether their moments are finite; one a
@@ -166,15 +189,23 @@ int64_t adam_catch_up_and_gather(const AdamTable& table, const AdamHyper& hyper,
                                  bool check_moments) {
     const auto unique = static_cast<int64_t>(plan.rows.size());
     const int64_t dim = table.dim;
+    const bool large = is_large(table);
     std::atomic<int64_t> first_bad{unique};
     ThreadPool::instance().parallel_for(unique, [&](int64_t begin, int64_t end) {
         CatchUp catch_up(series, hyper.eps, dim, check_moments);
+        if (large) touch_rows(table, plan, begin, end);
         for (int64_t u = begin; u < end; ++u) {
-            if (u + kRowsAhead < end) prefetch_state(table, plan.rows[u + kRowsAhead]);
+            if (large && (u - begin) % kRowsTouched == 0)
+                touch_rows(table, plan, u + kRowsTouched, end);
+            if (u + kRowsAhead < end) {
+                prefetch_state(table, plan.rows[u + kRowsAhead]);
+                prefetch_row(out + plan.order[plan.starts[u + kRowsAhead]] * dim, dim);
+            }
             const int64_t row = plan.rows[u];
-            float* weight = table.weight + row * dim;
+            const int64_t offset = row * table.stride;
+            float* weight = table.weight + offset;
             if (row != 0) {  // row 0 is padding: zero and frozen
-                catch_up.row(weight, table.exp_avg + row * dim, table.exp_avg_sq + row * dim,
+                catch_up.row(weight, table.exp_avg + offset, table.exp_avg_sq + offset,
                              table.stamp[row]);
                 if (table.stamp[row] != 0) table.stamp[row] = static_cast<int32_t>(series.step());
             }
@@ -183,7 +214,7 @@ int64_t adam_catch_up_and_gather(const AdamTable& table, const AdamHyper& hyper,
         }
         if (catch_up.saw_finite()) return;
         for (int64_t u = begin; u < end; ++u) {
-            const int64_t offset = plan.rows[u] * dim;
+            const int64_t offset = plan.rows[u] * table.stride;
             if (plan.rows[u] == 0 || (all_finite(table.exp_avg + offset, dim) &&
                                       all_finite(table.exp_avg_sq + offset, dim)))
                 continue;
@@ -201,7 +232,7 @@ void adam_read(const AdamTable& table, const AdamHyper& hyper, const AdamSeries&
     ThreadPool::instance().parallel_for(n, [&](int64_t begin, int64_t end) {
         CatchUp catch_up(series, hyper.eps, dim);
         for (int64_t i = begin; i < end; ++i) {
-            const int64_t offset = ids[i] * dim;
+            const int64_t offset = ids[i] * table.stride;
             std::memcpy(out + i * dim, table.weight + offset, dim * sizeof(float));
             catch_up.weight(out + i * dim, table.exp_avg + offset, table.exp_avg_sq + offset,
                             table.stamp[ids[i]]);
@@ -214,7 +245,7 @@ void adam_flush(const AdamTable& table, const AdamHyper& hyper, const AdamSeries
         CatchUp catch_up(series, hyper.eps, table.dim);
         for (int64_t row = begin; row < end; ++row) {
             if (table.stamp[row] == 0) continue;
-            const int64_t offset = row * table.dim;
+            const int64_t offset = row * table.stride;
             catch_up.row(table.weight + offset, table.exp_avg + offset, table.exp_avg_sq + offset,
                          table.stamp[row]);
             table.stamp[row] = static_cast<int32_t>(series.step());
@@ -243,7 +274,10 @@ void adam_update(const AdamTable& table, const AdamHyper& hyper, const GatherPla
     ThreadPool::instance().parallel_for(unique, [&](int64_t begin, int64_t end) {
         std::vector<float> sum(dim);
         for (int64_t u = begin; u < end; ++u) {
-            if (u + kRowsAhead < end) prefetch_state(table, plan.rows[u + kRowsAhead]);
+            if (u + kRowsAhead < end) {
+                prefetch_state(table, plan.rows[u + kRowsAhead]);
+                prefetch_row(grads + plan.order[plan.starts[u + kRowsAhead]] * dim, dim);
+            }
             const int64_t row = plan.rows[u];
             if (row == 0) continue;
             const float* g = grads + plan.order[plan.starts[u]] * dim;
@@ -255,7 +289,7 @@ void adam_update(const AdamTable& table, const AdamHyper& hyper, const GatherPla
                 }
                 g = sum.data();
             }
-            const int64_t offset = row * dim;
+            const int64_t offset = row * table.stride;
             adam_step(table.weight + offset, table.exp_avg + offset, table.exp_avg_sq + offset, g,
                       dim, hyper, static_cast<float>(hyper.step_size[t]),
                       static_cast<float>(hyper.inv_sqrt_correction[t]));

@@ -8,13 +8,15 @@
 
 #include "adam_series.hpp"
 
-// One float row of `dim` values, its two moments and the step it was last brought up to.
+// Rows of `dim` floats, their two moments, each `stride` from row to row, and the step a row was
+// last brought up to. With a row's weight and moments side by side (stride 3 dim) it is on one
+// page.
 struct AdamTable {
     float* weight;
     float* exp_avg;
     float* exp_avg_sq;
     int32_t* stamp;
-    int64_t num_rows, dim;
+    int64_t num_rows, dim, stride;
 };
 
 // Occurrences of ids grouped by id: rows[u] occurs at order[starts[u]..starts[u+1]), ascending.

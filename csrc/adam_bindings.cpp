@@ -24,12 +24,24 @@ void check_shape(const py::array& array, int64_t rows, int64_t dim, const char* 
                 std::to_string(dim) + ")");
 }
 
+using Rows = py::array_t<float, 0>;  // of any strides
+
+// Floats from row to row of an array of rows without gaps.
+int64_t row_stride(const Rows& array, int64_t rows, int64_t dim, const char* name) {
+    check_shape(array, rows, dim, name);
+    constexpr auto size = static_cast<int64_t>(sizeof(float));
+    const int64_t stride = array.strides(0) / size;
+    require((dim == 1 || array.strides(1) == size) && array.strides(0) == stride * size &&
+                (rows == 1 || stride >= dim),
+            std::string(name) + ": expected rows that are contiguous, one after the other");
+    return stride;
+}
+
 // The buffers of one table and its hyperparameters, kept alive together; owns no numbers itself.
 class AdamView {
   public:
-    AdamView(Array<float> weight, Array<float> exp_avg, Array<float> exp_avg_sq,
-             Array<int32_t> stamp, double beta1, double beta2, double eps, Array<double> step_size,
-             Array<double> inv_sqrt_correction)
+    AdamView(Rows weight, Rows exp_avg, Rows exp_avg_sq, Array<int32_t> stamp, double beta1,
+             double beta2, double eps, Array<double> step_size, Array<double> inv_sqrt_correction)
         : weight_(std::move(weight)),
           exp_avg_(std::move(exp_avg)),
           exp_avg_sq_(std::move(exp_avg_sq)),
@@ -39,15 +51,18 @@ class AdamView {
         require(weight_.ndim() == 2, "weight: expected 2 dimensions (rows, dim)");
         const int64_t rows = weight_.shape(0), dim = weight_.shape(1);
         require(rows <= INT32_MAX, "weight: more than 2^31 - 1 rows");
-        check_shape(exp_avg_, rows, dim, "exp_avg");
-        check_shape(exp_avg_sq_, rows, dim, "exp_avg_sq");
+        const int64_t stride = row_stride(weight_, rows, dim, "weight");
+        require(row_stride(exp_avg_, rows, dim, "exp_avg") == stride &&
+                    row_stride(exp_avg_sq_, rows, dim, "exp_avg_sq") == stride,
+                "moments: expected rows as far apart as those of the weight");
         require(stamp_.ndim() == 1 && stamp_.shape(0) == rows, "stamp: expected shape (rows,)");
         table = {weight_.mutable_data(),
                  exp_avg_.mutable_data(),
                  exp_avg_sq_.mutable_data(),
                  stamp_.mutable_data(),
                  rows,
-                 dim};
+                 dim,
+                 stride};
         hyper = {beta1,
                  beta2,
                  static_cast<float>(eps),
@@ -68,7 +83,7 @@ class AdamView {
     std::mutex one_caller;  // another Python thread may call while this one has released the GIL
 
   private:
-    Array<float> weight_, exp_avg_, exp_avg_sq_;
+    Rows weight_, exp_avg_, exp_avg_sq_;
     Array<int32_t> stamp_;
     Array<double> step_size_, inv_sqrt_correction_;
 };
@@ -127,8 +142,8 @@ void register_adam(py::module_& m) {
     py::class_<GatherPlan, std::shared_ptr<GatherPlan>>(m, "GatherPlan")
         .def(py::init(&plan_gather), py::arg("ids").noconvert(), py::arg("num_rows"));
     py::class_<AdamView>(m, "AdamView")
-        .def(py::init<Array<float>, Array<float>, Array<float>, Array<int32_t>, double, double,
-                      double, Array<double>, Array<double>>(),
+        .def(py::init<Rows, Rows, Rows, Array<int32_t>, double, double, double, Array<double>,
+                      Array<double>>(),
              py::arg("weight").noconvert(), py::arg("exp_avg").noconvert(),
              py::arg("exp_avg_sq").noconvert(), py::arg("stamp").noconvert(), py::arg("beta1"),
              py::arg("beta2"), py::arg("eps"), py::arg("step_size").noconvert(),

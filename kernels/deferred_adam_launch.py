@@ -138,7 +138,8 @@ def _sizes(state: AdamState) -> dict[str, int]:
     """Dimensions, and rows a program works on."""
     dim = state.weight.shape[1]
     block = triton.next_power_of_2(dim)
-    return {"D": dim, "ROWS": min(_MAX_ROWS, max(1, _ELEMENTS // block)), "BLOCK_D": block}
+    rows = min(_MAX_ROWS, max(1, _ELEMENTS // block))
+    return {"D": dim, "STRIDE": state.weight.stride(0), "ROWS": rows, "BLOCK_D": block}
 
 
 def _chunk(sizes: dict[str, int]) -> int:

@@ -21,8 +21,9 @@ _VARIATION = 0.17  # of beta2^k over a segment: all 159 steps at (0.9, 0.999)
 class AdamState:
     """An item table, its two moments and the step each row is at (0: never touched).
 
-    weight, exp_avg, exp_avg_sq: (I, d) float32 (the reference takes any floating dtype),
-    contiguous; stamp: (I,) int32. Row 0 is padding: it is read as it is and never updated.
+    weight, exp_avg, exp_avg_sq: (I, d) float32 (the reference takes any floating dtype), their
+    rows contiguous and equally far apart in all three; stamp: (I,) int32. Row 0 is padding: it is
+    read as it is and never updated.
     native: the step sizes and the C++ view of these tensors that was made with them.
     """
 

@@ -7,8 +7,9 @@ chunks: the first kernel sums what a chunk has of the row that the chunk before 
 second adds that to what the row's first chunk has, so that no row is a long chain of additions. No
 atomics: the same bits every time. Formulas: docs/deferred_adam.md.
 
-A block is [ROWS, BLOCK_D]; D dimensions; `rows` int64 places in the table; `late` marks the rows
-that have missed steps, from tau + 1 to t. An id outside the table is never read or written.
+A block is [ROWS, BLOCK_D]; D dimensions; `rows` int64 places in the table, STRIDE numbers from one
+to the next; `late` marks the rows that have missed steps, from tau + 1 to t. An id outside the
+table is never read or written.
 """
 
 import triton
@@ -20,10 +21,10 @@ _SEGMENT_GROWTH = tl.constexpr(5)  # a segment has at most a fifth of the steps 
 
 
 @triton.jit
-def _block(rows, present, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Offsets and mask of rows of D elements without gaps, [rows, BLOCK_D]."""
+def _block(rows, present, stride, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Offsets and mask of rows of D elements, [rows, BLOCK_D]."""
     dims = tl.arange(0, BLOCK_D)
-    return rows[:, None] * D + dims[None, :], present[:, None] & (dims < D)[None, :]
+    return rows[:, None] * stride + dims[None, :], present[:, None] & (dims < D)[None, :]
 
 
 @triton.jit
@@ -129,7 +130,8 @@ def catch_up_kernel(
     step_ptr, step_size_ptr, correction_ptr, decay_ptr, found_inf_ptr, count,
     LOG2_BETA1: tl.constexpr, LOG2_BETA2: tl.constexpr, EPS: tl.constexpr,
     HORIZON: tl.constexpr, SETTLED: tl.constexpr, LONGEST: tl.constexpr,
-    D: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
+    D: tl.constexpr, STRIDE: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Bring the rows of `count` sorted ids (of -1 outside the table), or without ids the first
     `count` rows, up to the step in place, unless there is a found_inf that is not 0; grid
@@ -147,7 +149,7 @@ def catch_up_kernel(
     tau = tl.load(stamp_ptr + rows, mask=heads, other=0).to(tl.int64)
     late = (tau > 0) & (tau < t)
     gap = tl.where(late, t - tau, 0)
-    offsets, mask = _block(rows, late, D, BLOCK_D)
+    offsets, mask = _block(rows, late, STRIDE, D, BLOCK_D)
     weight = tl.load(weight_ptr + offsets, mask=mask, other=0.0)
     exp_avg = tl.load(exp_avg_ptr + offsets, mask=mask, other=0.0)
     exp_avg_sq = tl.load(exp_avg_sq_ptr + offsets, mask=mask, other=0.0)
@@ -166,28 +168,28 @@ def read_kernel(
     weight_ptr, exp_avg_ptr, exp_avg_sq_ptr, stamp_ptr, ids_ptr, out_ptr,
     step_ptr, step_size_ptr, correction_ptr, decay_ptr, count, num_rows,
     EPS: tl.constexpr, HORIZON: tl.constexpr, SETTLED: tl.constexpr, LONGEST: tl.constexpr,
-    D: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
-    CATCH_UP: tl.constexpr,
+    D: tl.constexpr, STRIDE: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_K: tl.constexpr, CATCH_UP: tl.constexpr,
 ):  # fmt: skip
     """out (count, D): copies of the rows `ids` (count,), NaN for ids outside the table; caught up
     if asked, without a change in the table; grid (cdiv(count, ROWS),)."""
     positions = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     rows = tl.load(ids_ptr + positions, mask=positions < count, other=-1)
     inside = (rows >= 0) & (rows < num_rows)
-    offsets, mask = _block(rows, inside, D, BLOCK_D)
+    offsets, mask = _block(rows, inside, STRIDE, D, BLOCK_D)
     weight = tl.load(weight_ptr + offsets, mask=mask, other=float("nan"))
     if CATCH_UP:
         t = tl.load(step_ptr)
         tau = tl.load(stamp_ptr + rows, mask=inside, other=0).to(tl.int64)
         late = (tau > 0) & (tau < t)
-        offsets, mask = _block(rows, late, D, BLOCK_D)
+        offsets, mask = _block(rows, late, STRIDE, D, BLOCK_D)
         exp_avg = tl.load(exp_avg_ptr + offsets, mask=mask, other=0.0)
         exp_avg_sq = tl.load(exp_avg_sq_ptr + offsets, mask=mask, other=0.0)
         weight = _caught_up(
             weight, exp_avg, exp_avg_sq, tau, tl.where(late, t - tau, 0),
             step_size_ptr, correction_ptr, decay_ptr, EPS, HORIZON, SETTLED, LONGEST, BLOCK_K,
         )  # fmt: skip
-    offsets, mask = _block(positions, positions < count, D, BLOCK_D)
+    offsets, mask = _block(positions, positions < count, D, D, BLOCK_D)
     tl.store(out_ptr + offsets, weight, mask=mask)
 
 
@@ -204,7 +206,7 @@ def carry_kernel(
     ids = tl.load(sorted_ids_ptr + positions, mask=positions < count, other=-1)
     carried = (ids == previous) & (ids > 0)
     occurrences = tl.load(order_ptr + positions, mask=carried, other=0)
-    offsets, mask = _block(occurrences, carried, D, BLOCK_D)
+    offsets, mask = _block(occurrences, carried, D, D, BLOCK_D)
     gradients = tl.load(gradients_ptr + offsets, mask=mask, other=0.0)
     dims = tl.arange(0, BLOCK_D)
     mask = (dims < D) & (tl.max(carried.to(tl.int32), axis=0) > 0)
@@ -224,7 +226,7 @@ def _sum_in_chunk(
     total = tl.zeros([positions.shape[0], BLOCK_D], tl.float32)
     for j in range(0, tl.max(times, axis=0)):
         occurrences = tl.load(order_ptr + positions + j, mask=j < times, other=0)
-        offsets, mask = _block(occurrences, j < times, D, BLOCK_D)
+        offsets, mask = _block(occurrences, j < times, D, D, BLOCK_D)
         total += tl.load(gradients_ptr + offsets, mask=mask, other=0.0)
     return total
 
@@ -241,7 +243,7 @@ def _sum_of_carries(
         chunks = chunk + tl.arange(0, CHUNK)
         starts = chunks * CHUNK
         begins = tl.load(sorted_ids_ptr + starts, mask=starts < count, other=-1) == row
-        offsets, mask = _block(chunks, begins, D, BLOCK_D)
+        offsets, mask = _block(chunks, begins, D, D, BLOCK_D)
         total += tl.sum(tl.load(carry_ptr + offsets, mask=mask, other=0.0), axis=0)
         chunk = tl.where(tl.min(begins.to(tl.int32), axis=0) > 0, chunk + CHUNK, count)
     return total
@@ -253,7 +255,7 @@ def update_kernel(
     gradients_ptr, sorted_ids_ptr, order_ptr, carry_ptr,
     step_ptr, step_size_ptr, correction_ptr, found_inf_ptr, count,
     BETA1: tl.constexpr, REST1: tl.constexpr, BETA2: tl.constexpr, REST2: tl.constexpr,
-    EPS: tl.constexpr, D: tl.constexpr, CHUNK: tl.constexpr,
+    EPS: tl.constexpr, D: tl.constexpr, STRIDE: tl.constexpr, CHUNK: tl.constexpr,
     ROWS: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Adam's step of each row among `count` sorted ids, whose gradients are at `order`, unless
@@ -280,7 +282,7 @@ def update_kernel(
     if found_inf_ptr is not None:
         heads = heads & (tl.where(tl.load(found_inf_ptr) == 0, ids, 0) > 0)
     rows = ids.to(tl.int64)
-    offsets, mask = _block(rows, heads, D, BLOCK_D)
+    offsets, mask = _block(rows, heads, STRIDE, D, BLOCK_D)
     exp_avg = tl.load(exp_avg_ptr + offsets, mask=mask, other=0.0)
     exp_avg = BETA1 * exp_avg + REST1 * gradient
     exp_avg_sq = tl.load(exp_avg_sq_ptr + offsets, mask=mask, other=0.0)

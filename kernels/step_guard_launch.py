@@ -30,6 +30,6 @@ def look(
         guard.found_inf, guard.forward, guard.losses, step, ranking, rr,
         made.ids, gradients, state.exp_avg, state.exp_avg_sq, dense, sizes,
         len(made.ranking), len(made.ids), num_rows, rr_weight,
-        CAPACITY=guard.capacity, DENSE=len(dense), D=dim, ROWS=rows, BLOCK_D=block,
-        BLOCK=_ELEMENTS,
+        CAPACITY=guard.capacity, DENSE=len(dense), D=dim, STRIDE=state.weight.stride(0),
+        ROWS=rows, BLOCK_D=block, BLOCK=_ELEMENTS,
     )  # fmt: skip

@@ -33,7 +33,7 @@ def _mean(values_ptr, count, BLOCK: tl.constexpr):
 @triton.jit
 def _rows_not_finite(
     ids_ptr, gradients_ptr, exp_avg_ptr, exp_avg_sq_ptr, block, count, num_rows,
-    D: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr,
+    D: tl.constexpr, STRIDE: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """int32: whether something is not finite of the gradients and moments of ROWS occurrences."""
     positions = tl.cast(block, tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -41,7 +41,7 @@ def _rows_not_finite(
     dims = tl.arange(0, BLOCK_D)[None, :]
     mask = ((ids > 0) & (ids < num_rows))[:, None] & (dims < D)
     gradients = tl.load(gradients_ptr + positions[:, None] * D + dims, mask=mask, other=0.0)
-    offsets = ids[:, None] * D + dims
+    offsets = ids[:, None] * STRIDE + dims
     exp_avg = tl.load(exp_avg_ptr + offsets, mask=mask, other=0.0)
     exp_avg_sq = tl.load(exp_avg_sq_ptr + offsets, mask=mask, other=0.0)
     bad = _not_finite(gradients) | _not_finite(exp_avg) | _not_finite(exp_avg_sq)
@@ -53,8 +53,8 @@ def look_kernel(
     found_inf_ptr, forward_ptr, losses_ptr, step_ptr, ranking_ptr, rr_ptr,
     ids_ptr, gradients_ptr, exp_avg_ptr, exp_avg_sq_ptr, dense_ptrs, dense_sizes,
     batch, count, num_rows, rr_weight,
-    CAPACITY: tl.constexpr, DENSE: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK: tl.constexpr,
+    CAPACITY: tl.constexpr, DENSE: tl.constexpr, D: tl.constexpr, STRIDE: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Program 0 has the losses, the next ones ROWS gathered rows each, the others BLOCK elements
     of a dense tensor each; grid (1 + cdiv(count, ROWS) + cdiv of every dense size,)."""
@@ -74,7 +74,7 @@ def look_kernel(
     elif program <= row_programs:
         bad = _rows_not_finite(
             ids_ptr, gradients_ptr, exp_avg_ptr, exp_avg_sq_ptr, program - 1, count, num_rows,
-            D, ROWS, BLOCK_D,
+            D, STRIDE, ROWS, BLOCK_D,
         )  # fmt: skip
         _hold(bad, found_inf_ptr, forward_ptr)
     else:

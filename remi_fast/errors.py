@@ -39,6 +39,10 @@ class NonFiniteError(RemiFastError, ArithmeticError):
     """A loss or gradient that is not finite; raised before any parameter was updated."""
 
 
+class BenchmarkError(RemiFastError, RuntimeError):
+    """A contestant of `remi-fast bench` that does not compute what it is compared in."""
+
+
 class ExportError(RemiFastError):
     """An exported encoder that does not compute what the trained model does."""
 

@@ -88,14 +88,9 @@ class DeferredAdam(torch.optim.Optimizer):
         if table.source is not None:
             raise ValueError("table: it has a DeferredAdam already, expected one per table")
         super().__init__([table.weight], {"lr": lr, "betas": betas, "eps": eps})
-        weight = table.weight.detach()
-        dtype, device = weight.dtype, weight.device
-        self._adam = kernel.AdamState(
-            weight,
-            exp_avg=table_zeros(*weight.shape, dtype=dtype, device=device),
-            exp_avg_sq=table_zeros(*weight.shape, dtype=dtype, device=device),
-            stamp=table_zeros(len(weight), dtype=torch.int32, device=device),
-        )
+        weight, exp_avg, exp_avg_sq = table.with_moments()
+        stamp = table_zeros(len(weight), dtype=torch.int32, device=weight.device)
+        self._adam = kernel.AdamState(weight, exp_avg, exp_avg_sq, stamp)
         self._steps = kernel.StepTable(betas[0], betas[1], eps)
         self._backend = backend
         self._guard: StepGuard | None = None

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,14 +19,23 @@ ALLOWED = {
         "training.engines",
         "training.placement",
         "training.precision",
+        "models.item_table",
         "models.recommender",
+        "data.device_loader",
         "data.loader",
+        "retrieval.faiss_index",
+        "retrieval.search",
         "kernels",
+        "functional",
         "losses",
+        "optim",
         "config",
         "errors",
         "files",
         "",
+        "cut_cross_entropy",
+        "fbgemm_gpu",
+        "liger_kernel",
         "matplotlib",
     }
     | OUTSIDE,
@@ -189,6 +199,7 @@ def test_nothing_imports_bench_or_tests():
         ("from remi_fast import api", {"polars", "faiss", "rich"}),
         ("from remi_fast import export", {"torch", "polars", "faiss", "onnx", "onnxruntime"}),
         ("from remi_fast.cli import main; main(['export', '--help'])", {"torch", "polars"}),
+        ("from remi_fast.cli import main; main(['bench', 'loss', '--help'])", {"torch", "numpy"}),
     ],
 )
 def test_light_imports(code, heavy):
@@ -200,3 +211,11 @@ def test_light_imports(code, heavy):
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert "loaded: []" in done.stdout, done.stdout + done.stderr
+
+
+def test_every_package_is_installed():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    listed = project["tool"]["setuptools"]["packages"]
+    folders = [path.parent for path in (ROOT / "remi_fast").rglob("__init__.py")]
+    found = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    assert set(listed) == found | {"remi_fast.kernels"}  # a symlink

@@ -81,6 +81,32 @@ def test_saving_and_loading_in_the_middle_continues_with_the_same_bits():
     assert torch.equal(again.rows(0, ITEMS), table.rows(0, ITEMS))
 
 
+def test_a_table_with_room_for_its_moments_has_the_same_bits():
+    table, optimizer = make()
+    generator = torch.Generator().manual_seed(0)
+    roomy = ItemTable(ITEMS, DIM, generator=generator, room_for_moments=True)
+    address, before = roomy.weight.data_ptr(), roomy.weight.clone()
+    assert roomy.weight.is_contiguous() and torch.equal(before, table.weight)
+    beside = DeferredAdam(roomy, lr=0.01)
+    assert roomy.weight.data_ptr() == address and torch.equal(roomy.weight, before)
+    state = beside.state_dict()
+    for number, moment in enumerate((state["exp_avg"], state["exp_avg_sq"]), 1):
+        assert moment.data_ptr() == address + 4 * DIM * number and not moment.any()
+
+    batches = list(stream(60))
+    for each, its in ((table, optimizer), (roomy, beside)):
+        train(each, its, batches[:40])
+    again, other = make()  # a state goes from one form to the other
+    again.weight.copy_(roomy.weight)
+    other.load_state_dict(beside.state_dict())
+    for each, its in ((table, optimizer), (roomy, beside), (again, other)):
+        train(each, its, batches[40:])
+    for each, its in ((roomy, beside), (again, other)):
+        assert torch.equal(each.weight, table.weight)
+        assert torch.equal(each.rows(0, ITEMS), table.rows(0, ITEMS))
+        assert torch.equal(its.state_dict()["exp_avg_sq"], optimizer.state_dict()["exp_avg_sq"])
+
+
 def test_state_in_safetensors_and_json_continues_with_the_same_bits(tmp_path):
     table, optimizer = make()
     batches = list(stream(60))

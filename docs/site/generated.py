@@ -5,6 +5,7 @@ import json
 import re
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args
 
 import docstring_parser
@@ -112,6 +113,21 @@ def commands() -> str:
 
 def _command(name: str) -> str:
     module = import_module(f"remi_fast.cli.{name}")
+    if not hasattr(module, "PARTS"):
+        return f"## {name}\n\n{_options(module)}"
+    parts = [f"`remi-fast {name}` alone is `remi-fast {name} {module.DEFAULT}`.\n"]
+    parts += [
+        f"### {name} {part}\n\n{_options(import_module(f'{module.__name__}.{part}'))}"
+        for part in module.PARTS
+    ]
+    return f"## {name}\n\n{_about(module)}\n\n" + "\n".join(parts)
+
+
+def _about(module: ModuleType) -> str:
+    return (module.__doc__ or "").partition("\n\n")[0].replace("*", "\\*")
+
+
+def _options(module: ModuleType) -> str:
     parser = ArgumentParser(add_help=False)
     module.add_arguments(parser)
     theirs = {f"--{section.name}" for section in dataclasses.fields(config.Config)}
@@ -124,8 +140,7 @@ def _command(name: str) -> str:
         elif option not in theirs:
             rows.append(f"| `{_usage(option, action)}` | {_help(action)} |")
     table = "\n".join(["| | |", "|---|---|", *rows]) + "\n" if rows else ""
-    about = (module.__doc__ or "").replace("*", "\\*")
-    return f"## {name}\n\n{about}\n\n{table}{keys}"
+    return f"{_about(module)}\n\n{table}{keys}"
 
 
 def _usage(option: str, action: Any) -> str:

@@ -1,16 +1,34 @@
-"""What a training step takes besides time: GPU memory, kernels, bytes it has to move at least."""
+"""What is taken besides time: memory, kernels, bytes that have to move at least."""
 
+import ctypes
+import os
+import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from remi_fast.benchmark.turns import Run, measure
+from remi_fast.errors import ConfigError
 
 COPIED = {"cpu": 1 << 28, "cuda": 1 << 30}  # bytes: several times the caches
 SHOWN = 12  # kernels that take longest
+
+
+def check_memory(need: int, device: torch.device, what: str) -> None:
+    """Raise ConfigError where `need` bytes, for `what`, are more than there are."""
+    there, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "there are"
+    if device.type == "cuda":
+        there, where = torch.cuda.mem_get_info(device)[0], "that are free on the GPU"
+    if need > there:
+        raise ConfigError(
+            f"{what} need {need / 2**30:,.1f} GiB, "
+            f"expected at most the {there / 2**30:,.1f} GiB {where}"
+        )
 
 
 def copy_bandwidth(device: torch.device) -> float:
@@ -49,6 +67,36 @@ def peak_memory(make: Callable[[], Any], device: torch.device) -> tuple[Any, int
         return made, None
     torch.cuda.synchronize()
     return made, torch.cuda.max_memory_allocated() - before
+
+
+def call_memory(run: Callable[[], Iterable[Tensor]], device: torch.device) -> int | None:
+    """Bytes that one call needs at its peak beyond what was there and what it returns.
+
+    None on a CPU whose system does not say (/proc of Linux does).
+    """
+    kept = sum(x.nbytes for x in run())
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        torch.cuda.synchronize()
+        return max(0, torch.cuda.max_memory_allocated() - before - kept)
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what earlier calls left behind goes back first
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
+    except OSError:
+        return None
+    before = _status("VmRSS")
+    run()
+    return max(0, _status("VmHWM") - before - kept)
+
+
+def _status(field: str) -> int:
+    text = Path("/proc/self/status").read_text(encoding="ascii")
+    found = re.search(rf"{field}:\s+(\d+) kB", text)
+    assert found
+    return int(found.group(1)) * 1024
 
 
 def launched(run: Run, steps: int) -> dict[str, Any]:

@@ -4,10 +4,10 @@ Contestants take turns, a few steps at a time, so that what else the machine doe
 First the losses and the tables after one step are compared on the same batch.
 """
 
-import os
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,10 +15,10 @@ import torch
 from remi_fast.benchmark import resources
 from remi_fast.benchmark.generated import sequences, spans
 from remi_fast.benchmark.peers import EagerModel, python_iterator
-from remi_fast.benchmark.turns import compared, take_turns
+from remi_fast.benchmark.turns import compared, make_all, take_turns
 from remi_fast.config import Config, LossConfig, TrainConfig
 from remi_fast.data.loader import BatchLoader
-from remi_fast.errors import ConfigError
+from remi_fast.errors import BenchmarkError
 from remi_fast.kernels.negatives import sample_negatives
 from remi_fast.models.recommender import make_model
 from remi_fast.training.engines import Engine, make_engine
@@ -169,16 +169,9 @@ def compare(
     """
     device, batch_size = training_device(config), config.train.batch_size
     checked = check(data, replace(config, train=replace(config.train, precision="fp32")))
-    runs: dict[str, Contestant] = {}
-    memory: dict[str, int | None] = {}
-    cannot: dict[str, str] = {}
-    for name, make in contestants(data, config, peers).items():
-        try:
-            runs[name], memory[name] = resources.peak_memory(make, device)
-        except Exception as reason:  # somebody else's compiler: whatever it raises is its answer
-            if name.startswith("remi-fast"):
-                raise
-            cannot[name] = f"{type(reason).__name__}: {str(reason)[:200]}"
+    makers = contestants(data, config, peers).items()
+    made, cannot = make_all({n: partial(resources.peak_memory, make, device) for n, make in makers})
+    runs = {name: contestant for name, (contestant, _) in made.items()}
     times = take_turns({name: each.run for name, each in runs.items()}, rounds, seconds)
     by_step = {name: [ms / runs[name].steps for ms in values] for name, values in times.items()}
     table = compared(by_step, REMI)
@@ -187,13 +180,18 @@ def compare(
         row["samples_per_s"] = round(1e3 * batch_size / row["ms"])
         row["share_of_floor"] = round(least["ms"] / row["ms"], 4)
         if device.type == "cuda":
-            row["peak_bytes"] = memory[name]
+            row["peak_bytes"] = made[name][1]
             row |= resources.launched(runs[name].run, runs[name].steps)
     pairs = zip(table[REMI]["rounds"], table[PLAIN]["rounds"], strict=True)
     ratios = [remi / plain for remi, plain in pairs]
     cost = {"ratio": round(statistics.median(ratios), 3)}
     cost |= {"lowest": round(min(ratios), 3), "highest": round(max(ratios), 3)}
-    head = {"batch_size": batch_size, "items": data.num_items, "device": device.type}
+    head = {
+        "part": "step",
+        "batch_size": batch_size,
+        "items": data.num_items,
+        "device": device.type,
+    }
     head |= {"precision": config.train.precision, "negatives": config.loss.num_negatives}
     head |= {"checked": checked, "floor": least, "cannot": cannot}
     return head | {"remi_by_plain": cost, "contestants": table}
@@ -225,14 +223,8 @@ def check_memory(items: int, peers: str) -> None:
     # weights, moments and gradients; on a GPU torch.compile takes part twice
     dense = {"none": 0, "eager": 3, "all": 4 + (device.type == "cuda")}[peers]
     need = 4 * items * Config().model.dim * (4 * 3 + 4 * dense)
-    there, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "there are"
-    if device.type == "cuda":
-        there, where = torch.cuda.mem_get_info(device)[0], "that are free on the GPU"
-    if need > there:
-        raise ConfigError(
-            f"--num-items {items:,} with --peers {peers}: all tables together need "
-            f"{need / 2**30:,.1f} GiB, expected at most the {there / 2**30:,.1f} GiB {where}"
-        )
+    what = f"--num-items {items:,} with --peers {peers}: all tables together"
+    resources.check_memory(need, device, what)
 
 
 def check(data: Data, config: Config) -> dict[str, float]:
@@ -263,5 +255,5 @@ def check(data: Data, config: Config) -> dict[str, float]:
     difference = (model.rows(0, data.num_items) - peer.items.weight).abs().max().item()
     found = {"loss": mine, "loss_of_peer": theirs.item(), "largest_weight_difference": difference}
     if abs(mine - theirs.item()) > 1e-4 * abs(mine) or difference > 1e-2 * config.optim.lr:
-        raise RuntimeError(f"the contestants do not compute the same: {found}")
+        raise BenchmarkError(f"the contestants do not compute the same: {found}")
     return found

@@ -1,13 +1,80 @@
-"""Contestants take turns, a moment each, so that what else the machine does hits all alike."""
+"""Contestants take turns, a moment each, so that what else the machine does hits all alike.
+
+The names of ours begin with `OURS`. The others are peers: one that cannot run, or computes
+something else, is left out, and the result says why.
+"""
 
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 
+from remi_fast.errors import BenchmarkError, RemiFastError
+
 Run = Callable[[], object]
+Made = TypeVar("Made")
+OURS = "remi-fast"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A contestant that computes what it is compared in, and what is known of it besides time."""
+
+    run: Run
+    notes: dict[str, Any]
+
+
+def make_all(
+    makers: Mapping[str, Callable[[], Made]],
+) -> tuple[dict[str, Made], dict[str, str]]:
+    """By name what each maker makes, and of each peer that cannot, why; ours have to."""
+    made: dict[str, Made] = {}
+    cannot: dict[str, str] = {}
+    for name, make in makers.items():
+        try:
+            made[name] = make()
+        except Exception as reason:  # somebody else's library: whatever it raises is its answer
+            if name.startswith(OURS):
+                raise
+            cannot[name] = because(reason)
+    return made, cannot
+
+
+def because(reason: Exception) -> str:
+    """An error in one line."""
+    if isinstance(reason, ModuleNotFoundError):
+        return f"{reason.name} is not installed"
+    if isinstance(reason, RemiFastError):
+        return str(reason)
+    return f"{type(reason).__name__}: {' '.join(str(reason).split())[:200]}"
+
+
+def check_error(error: float, most: float, what: str) -> float:
+    """The error, if it is small enough; else BenchmarkError, which says what of."""
+    if not error <= most:  # NaN is not
+        raise BenchmarkError(f"{what}: got an error of {error:.1e}, expected at most {most:.0e}")
+    return float(f"{error:.2e}")
+
+
+def captured(run: Run, device: torch.device) -> tuple[Run, bool]:
+    """The run as a CUDA graph, and whether it is one: what waits for the host cannot be."""
+    if device.type == "cpu":
+        return run, False
+    try:
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            run()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            run()
+    except RuntimeError:
+        torch.cuda.synchronize()
+        return run, False
+    return graph.replay, True
 
 
 def take_turns(runs: Mapping[str, Run], rounds: int, seconds: float) -> dict[str, list[float]]:
@@ -54,9 +121,14 @@ def compared(times: Mapping[str, list[float]], first: str) -> dict[str, Any]:
     for name, values in times.items():
         ratios = [value / base for value, base in zip(values, times[first], strict=True)]
         table[name] = {
-            "ms": round(statistics.median(values), 4),
-            "ratio": round(statistics.median(ratios), 3),
-            "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
-            "rounds": [round(value, 4) for value in values],
+            "ms": _digits(statistics.median(values)),
+            "ratio": _digits(statistics.median(ratios)),
+            "ratio_range": [_digits(min(ratios)), _digits(max(ratios))],
+            "rounds": [_digits(value) for value in values],
         }
     return table
+
+
+def _digits(number: float) -> float:
+    """Of milliseconds and of microseconds as many digits as a clock is worth."""
+    return float(f"{number:.5g}")

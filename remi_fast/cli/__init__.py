@@ -4,9 +4,11 @@ import logging
 import os
 import sys
 from importlib import import_module
+from types import ModuleType
+from typing import Any
 
 from remi_fast import __version__
-from remi_fast.errors import ConfigError, RemiFastError
+from remi_fast.errors import ConfigError, RemiFastError, nearest
 
 COMMANDS = {
     "prepare": "make a dataset folder from raw interactions",
@@ -16,7 +18,7 @@ COMMANDS = {
     "recommend": "recommend items for histories of known or new users",
     "export": "write a trained model as files for other programs",
     "report": "compare runs on one HTML page with figures",
-    "bench": "how fast training steps are here, beside other ways to train",
+    "bench": "how fast steps, or parts of them, are here, beside other ways to compute them",
     "info": "versions, hardware, and what each backend can do",
 }
 
@@ -47,29 +49,38 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _run(command: str, arguments: list[str]) -> int:
-    from remi_fast.config import nearest
-
+def _run(command: str, words: list[str]) -> int:
     if command not in COMMANDS:
         raise ConfigError(
             f"got {command!r}, which is no command, expected one of: {', '.join(COMMANDS)}"
-            + nearest(command, list(COMMANDS))
+            + nearest(command, COMMANDS)
         )
+    module, arguments = understood(command, words)
+    status: int = module.run(arguments)
+    return status
+
+
+def understood(command: str, words: list[str]) -> tuple[ModuleType, Any]:
+    """The module that runs the command, or that part of it, and its arguments.
+
+    Raises ConfigError for words that it does not know; exits after --help.
+    """
     from jsonargparse import ArgumentParser
 
     from remi_fast.config import parse
 
-    module = import_module(f"remi_fast.cli.{command}")
+    name, module = command, import_module(f"remi_fast.cli.{command}")
+    if hasattr(module, "part_of"):
+        part, words = module.part_of(words)
+        name, module = f"{command} {part}", import_module(f"remi_fast.cli.{command}.{part}")
     parser = ArgumentParser(
-        prog=f"remi-fast {command}",
+        prog=f"remi-fast {name}",
         description=module.__doc__,
         exit_on_error=False,
         allow_abbrev=False,  # a shortened key is a typo
     )
     module.add_arguments(parser)
-    arrange = getattr(module, "arrange", list)
-    status: int = module.run(parse(parser, arrange(arguments)))
-    return status
+    return module, parse(parser, getattr(module, "arrange", list)(words))
 
 
 def _overview() -> str:

@@ -14,7 +14,7 @@ from remi_fast.kernels.checks import (
     check_weight,
     check_whole,
 )
-from remi_fast.kernels.memory import table_zeros
+from remi_fast.kernels.memory import has_room, spread, table_zeros
 
 
 class RowSource(Protocol):
@@ -47,9 +47,12 @@ class ItemTable(nn.Module):
         std: float | None = None,
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
+        room_for_moments: bool = False,
     ) -> None:
         """num_items: I, padding included; std: of the normal initialisation, sqrt(2 / d) if None;
         device: where to make it (a large table would not pass through another), as `generator`.
+        room_for_moments: on the CPU an optimizer puts the two moments of a row behind it, so that
+        all are on one page of memory: faster from 10^6 items on. `weight` is not contiguous then.
 
         Raises ValueError if there is no item beside the padding row.
         """
@@ -64,7 +67,9 @@ class ItemTable(nn.Module):
         if std is not None:
             check_weight("std", std)
         where = torch.get_default_device() if device is None else torch.device(device)
-        weight = table_zeros(num_items, dim, dtype=torch.float32, device=where)
+        weight = table_zeros(
+            num_items, dim, dtype=torch.float32, device=where, room=3 if room_for_moments else 1
+        )
         weight.normal_(0.0, math.sqrt(2 / dim) if std is None else std, generator=generator)
         weight[0] = 0
         self.weight = nn.Parameter(weight, requires_grad=False)
@@ -79,6 +84,22 @@ class ItemTable(nn.Module):
     def dim(self) -> int:
         """d."""
         return self.weight.shape[1]
+
+    def with_moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """`weight` and what an optimizer keeps beside it: three tensors (I, d), the last two zeros.
+
+        Where there is room for the moments, the rows of `weight` move apart for it, in place.
+        """
+        weight = self.weight.detach()
+        if not has_room(weight, 3):
+            dtype, device = weight.dtype, weight.device
+            exp_avg, exp_avg_sq = (
+                table_zeros(*weight.shape, dtype=dtype, device=device) for _ in range(2)
+            )
+            return weight, exp_avg, exp_avg_sq
+        weight, exp_avg, exp_avg_sq = spread(weight, 3).unbind(1)
+        self.weight.data = weight
+        return weight, exp_avg, exp_avg_sq
 
     def forward(self, ids: Tensor) -> Tensor:
         """Rows of `ids` (any shape S, int32 or int64): (S, d). Raises as `read`."""

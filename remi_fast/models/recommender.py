@@ -91,5 +91,11 @@ def make_model(
     }
     extractor = make[config.name]()
     std = extractor.item_std(num_items)
-    table = ItemTable(num_items, 1 if config.name == "pop" else dim, std=std, generator=generator)
+    table = ItemTable(
+        num_items,
+        1 if config.name == "pop" else dim,
+        std=std,
+        generator=generator,
+        room_for_moments=True,
+    )
     return MultiInterestModel(table, extractor, max_history)

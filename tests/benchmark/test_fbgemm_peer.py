@@ -6,8 +6,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from bench import fbgemm_peer
-from bench.update_contestants import Update, contestants
+from remi_fast.benchmark import fbgemm_peer
+from remi_fast.benchmark.update_contestants import Update, contestants
 
 UPDATE = Update(50, 2)
 

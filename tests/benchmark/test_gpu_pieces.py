@@ -194,7 +194,7 @@ def bare(*arguments, **variables):
 
 def test_pieces_import_little_more_than_torch():
     modules = sorted({piece.command[0] for piece in pieces()})
-    assert {"pytest", "bench.loss_in_turns", "bench.whole_steps"} <= set(modules)
+    assert {"pytest", "bench.in_turns", "bench.large_catalogue"} <= set(modules)
     tests = [piece.command[-1] for piece in pieces() if piece.name.startswith("tests-")]
     names = [test.removesuffix(".py").replace("/", ".") for test in tests]
     done = bare("-c", f"import {', '.join(modules + names)}")

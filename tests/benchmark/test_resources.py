@@ -8,7 +8,7 @@ import torch
 from remi_fast.benchmark import resources, steps
 from remi_fast.benchmark.resources import counted, peak_memory, table_traffic
 from remi_fast.benchmark.steps import Data, floor
-from remi_fast.cli import bench
+from remi_fast.cli.bench.step import show
 from remi_fast.config import Config, TrainConfig
 from remi_fast.kernels.negatives import sample_negatives
 
@@ -114,7 +114,7 @@ def test_what_is_known_of_a_gpu_is_shown(capsys):
         "cannot": {"compiled": "Error: no compiler"},
         "floor": {"bytes": 8.1e6, "bytes_per_s": 4.3e12, "ms": 0.0019},
     }  # fmt: skip
-    bench._show(case)
+    show(case)
     shown = " ".join(capsys.readouterr().out.split())
     for part in (
         "3.8%",

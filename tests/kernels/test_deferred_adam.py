@@ -12,6 +12,7 @@ import torch
 
 from remi_fast.kernels import deferred_adam as kernel
 from remi_fast.kernels import deferred_adam_launch as launches
+from remi_fast.kernels.memory import table_zeros
 from tests.device import DEVICE
 
 ROWS, DIM = 200, 12
@@ -102,6 +103,77 @@ def trained(steps, lr, dtype, backend):
 def deferred_adam(steps, lr, dtype, backend):
     state, table = trained(steps, lr, dtype, backend)
     return kernel.AdamState(*copies(state)), table
+
+
+def beside_moments(state):
+    """The same with each row's moments behind it."""
+    weight, exp_avg, exp_avg_sq, stamp = copies(state)
+    apart = torch.stack([weight, exp_avg, exp_avg_sq], dim=1).unbind(1)
+    assert apart[0].stride() == (3 * weight.shape[1], 1)
+    return kernel.AdamState(*apart, stamp)
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
+def test_rows_with_their_moments_behind_them_have_the_same_bits(backend):
+    state, _ = deferred_adam(40, constant, torch.float32, backend)
+    other = beside_moments(state)
+    table, other_table = fresh(torch.float32)[1], fresh(torch.float32)[1]
+    for each in (table, other_table):
+        each.restore(40, [(1, 1e-3)])
+    ids = torch.arange(ROWS, device=state.weight.device)
+    for number, (some, gradients) in enumerate(ids_and_gradients(6), start=41):
+        mine, theirs = (
+            step(*each, some, gradients, constant(number), backend)
+            for each in ((state, table), (other, other_table))
+        )
+        assert torch.equal(mine, theirs)
+    mine = kernel.read(state, table, ids, backend=backend)
+    assert torch.equal(mine, kernel.read(other, other_table, ids, backend=backend))
+    kernel.flush(state, table, backend=backend)
+    kernel.flush(other, other_table, backend=backend)
+    for mine, theirs in zip(copies(state), copies(other), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_large_tables_have_the_bits_of_small_ones(beside):
+    """Pages that no row is on are never there."""
+    rows, dim, some = 750_000, 64, 300
+    cpu = torch.device("cpu")
+    if beside:
+        large = table_zeros(rows, 3, dim, dtype=torch.float32, device=cpu).unbind(1)
+    else:
+        large = [table_zeros(rows, dim, dtype=torch.float32, device=cpu) for _ in range(3)]
+    ids = torch.arange(1, rows, rows // some)[:some]
+    small = [torch.rand(some + 1, dim, generator=torch.Generator().manual_seed(1)) for _ in large]
+    for part, values in zip(large, small, strict=True):
+        part[ids] = values[1:]
+    stamps = [torch.zeros(n, dtype=torch.int32) for n in (rows, some + 1)]
+    stamps[0][ids] = stamps[1][1:] = torch.arange(some, dtype=torch.int32) % 90
+    results = []
+    for tensors, stamp, places in zip(
+        (large, small), stamps, (ids, torch.arange(1, some + 1)), strict=True
+    ):
+        state, table = kernel.AdamState(*tensors, stamp), kernel.StepTable(0.9, 0.999, 1e-8)
+        for _ in range(90):
+            table.advance(1e-3)
+        gathered = step(state, table, places, torch.ones(some, dim), 1e-3, "native")
+        results.append([gathered, state.weight[places], state.exp_avg[places], stamp[places]])
+    for mine, theirs in zip(*results, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_rows_that_are_not_equally_far_apart_are_refused():
+    state, table = fresh(torch.float32)
+    weight, *moments, stamp = copies(state)
+    ids = torch.tensor([1])
+    for apart, message in (
+        (beside_moments(state).weight, "as far apart"),
+        (weight.T.contiguous().T, "weight: expected rows that are contiguous"),
+        (weight[:1].expand(ROWS, DIM), "one after the other"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            kernel.read(kernel.AdamState(apart, *moments, stamp), table, ids, backend="native")
 
 
 @pytest.mark.parametrize("lr", [constant, warm_up_and_cosine])

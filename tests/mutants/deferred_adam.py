@@ -15,6 +15,8 @@ LIMIT = f"{TRITON}stamps_near_the_int32_limit[triton]"
 AGAIN = f"{ADAM}rows_touched_again[triton-10]"
 GATHER = f"{ADAM}gather_gives_each_occurrence_its_row_and_brings_it_up_to_date[triton]"
 NO_RATE = f"{ADAM}a_learning_rate_of_zero[triton]"
+BESIDE = f"{ADAM}rows_with_their_moments_behind_them_have_the_same_bits[triton]"
+SPREAD = "tests/kernels/test_memory.py::test_"
 HUGE = f"{ADAM}extreme_gradients_stay_finite[triton-1e+25]"
 OUTSIDE = f"{TRITON}ids_outside_the_table_give_nan_and_get_nothing"
 SORTED = f"{TRITON}ids_are_sorted_in_order_of_occurrence"
@@ -168,8 +170,8 @@ SUMS = group(
      "mask=following < end",
      "mask=following < end + 1"),
     ("gradients in the order of ids", sums("in turns"),
-     "offsets, mask = _block(occurrences, j < times, D, BLOCK_D)",
-     "offsets, mask = _block(positions + j, j < times, D, BLOCK_D)"),
+     "offsets, mask = _block(occurrences, j < times, D, D, BLOCK_D)",
+     "offsets, mask = _block(positions + j, j < times, D, D, BLOCK_D)"),
     ("last gradient of the chunk only", sums(),
      "total += tl.load(gradients_ptr + offsets",
      "total = tl.load(gradients_ptr + offsets"),
@@ -196,8 +198,8 @@ SUMS = group(
 OFFSETS = group(
     KERNELS,
     ("offsets in 32 bits", FAR,
-     "return rows[:, None] * D",
-     "return rows.to(tl.int32)[:, None] * D"),
+     "return rows[:, None] * stride",
+     "return rows.to(tl.int32)[:, None] * stride"),
     by_signal=True,
 )  # fmt: skip
 
@@ -288,4 +290,24 @@ STEPS = group(
      "if True:"),
 )  # fmt: skip
 
-MUTANTS = [*SERIES, *CATCHING_UP, *SUMS, *OFFSETS, *STEP, *LAUNCHES, *STEPS]
+ROOM = group(
+    "kernels/memory.py",
+    ("rows move apart from the first on", f"{SPREAD}rows_move_apart_in_place[50-3-2]",
+     "for end in range(count, 0, -_ROWS_MOVED):",
+     "for end in reversed(range(count, 0, -_ROWS_MOVED)):"),
+    ("old rows are moments", f"{SPREAD}rows_move_apart_in_place[7-5-3]",
+     "        made[start:end, 1:] = 0\n",
+     ""),
+    ("room is never there", f"{SPREAD}room_is_there_where_it_was_asked_for",
+     ">= parts * rows.nbytes > 0",
+     "> parts * rows.nbytes > 0"),
+)  # fmt: skip
+
+APART = group(
+    KERNELS,
+    ("rows are taken to be dense", BESIDE,
+     "return rows[:, None] * stride + dims",
+     "return rows[:, None] * D + dims"),
+)  # fmt: skip
+
+MUTANTS = [*ROOM, *APART, *SERIES, *CATCHING_UP, *SUMS, *OFFSETS, *STEP, *LAUNCHES, *STEPS]

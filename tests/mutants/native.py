@@ -13,6 +13,7 @@ GATHER = f"{ADAM}gather_gives_each_occurrence_its_row_and_brings_it_up_to_date[n
 REPLAY = f"{ADAM}agrees_with_the_replay_to_a_millionth_of_the_movement[native]"
 AGAIN = f"{ADAM}rows_touched_again[native-10]"
 SUMMED = f"{ADAM}gradients_of_a_row_are_summed[native-all equal]"
+BESIDE = f"{ADAM}rows_with_their_moments_behind_them_have_the_same_bits[native]"
 DENSE_ADAM = "tests/test_optim.py::test_follows_dense_adam_through_a_model[False-native]"
 UNIFORM = f"{LOADER}formulas[0-uniform-1]"
 EPOCH = f"{LOADER}formulas[0-epoch-1]"
@@ -99,6 +100,22 @@ UPDATING = group(
     ("the stamp of the step before", AGAIN,
      "table.stamp[row] = static_cast<int32_t>(t);",
      "table.stamp[row] = static_cast<int32_t>(t - 1);"),
+    ("rows of a read are taken to be dense", BESIDE,
+     "const int64_t offset = ids[i] * table.stride;",
+     "const int64_t offset = ids[i] * dim;"),
+    ("rows of an update are taken to be dense", BESIDE,
+     "const int64_t offset = row * table.stride;\n            adam_step",
+     "const int64_t offset = row * dim;\n            adam_step"),
+    ("touched rows are written", f"{ADAM}large_tables_have_the_bits_of_small_ones[True]",
+     "void touch(const float* x) { (void)*static_cast<const volatile float*>(x); }",
+     "void touch(const float* x) { *const_cast<volatile float*>(x) = 1.0f; }"),
+)  # fmt: skip
+
+APART = group(
+    "csrc/adam_bindings.cpp",
+    ("a first moment at another distance", f"{ADAM}rows_that_are_not_equally_far_apart_are_refused",
+     'require(row_stride(exp_avg_, rows, dim, "exp_avg") == stride &&',
+     'require(true ||'),
 )  # fmt: skip
 
 SERIES = group(
@@ -369,6 +386,7 @@ THREADS = group(
 )  # fmt: skip
 
 MUTANTS = [
-    *UPDATING, *SERIES, *LOADING, *ELIGIBLE, *RANDOM, *MAGNITUDE, *FINITE, *JOIN, *DENSE_STEP,
+    *UPDATING,
+    *APART, *SERIES, *LOADING, *ELIGIBLE, *RANDOM, *MAGNITUDE, *FINITE, *JOIN, *DENSE_STEP,
     *EXTRACTING, *LOSS, *REGULARIZER, *LANES, *THREADS,
 ]  # fmt: skip

@@ -1,10 +1,9 @@
-"""The loss as others compute it: written from the formulas, and two libraries if they are there.
+"""The loss as others compute it: written from the formulas, and two libraries where they run.
 
 Every contestant is a function of `LossInputs` to the mean loss of the batch. "plain" ones compute
 the sampled softmax (beta 0, no routing regularizer), the others REMI (IHN + RR).
 """
 
-import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,6 +17,8 @@ import remi_fast.functional as F
 from remi_fast.kernels import ihn_loss_tiled, reference
 from remi_fast.kernels.multi_interest_ihn_loss import multi_interest_ihn_loss_rows
 from remi_fast.losses import total_loss
+
+REMI, PLAIN = "remi-fast, REMI", "remi-fast, plain"
 
 
 @dataclass(frozen=True)
@@ -59,31 +60,30 @@ class LossInputs:
     def to(self, dtype: torch.dtype) -> "LossInputs":
         """New leaves of that dtype."""
         leaves = [x.detach().to(dtype, copy=True).requires_grad_() for x in self.leaves]
-        return LossInputs(self.size, *leaves, self.target_ids)
+        interests, target, negatives, routing = leaves
+        return LossInputs(self.size, interests, target, negatives, routing, self.target_ids)
 
     def plain(self) -> "LossInputs":
         """The same leaves, for the sampled softmax."""
         return replace(self, size=replace(self.size, beta=0.0, rr_lambda=0.0))
 
 
-def make_inputs(size: Size, device: str, dtype: torch.dtype) -> LossInputs:
+def make_inputs(size: Size, device: torch.device, dtype: torch.dtype) -> LossInputs:
     """Normal numbers, scores of standard deviation 2; the same on every device."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator).mul_(0.5)
 
+    def leaf(x: Tensor) -> Tensor:
+        return x.to(device, dtype).requires_grad_()
+
     rows = size.negatives + size.catalogue
+    interests = normal(size.batch, size.interests, size.dim)
+    target, negatives = normal(size.batch, size.dim), normal(rows, size.dim)
     routing = normal(size.batch, size.interests, size.places).softmax(dim=2)
-    tensors = (
-        normal(size.batch, size.interests, size.dim),
-        normal(size.batch, size.dim),
-        normal(rows, size.dim),
-        routing,
-    )
-    leaves = [x.to(device, dtype).requires_grad_() for x in tensors]
     ids = torch.randint(1, rows, (size.batch,), generator=generator).to(device)
-    return LossInputs(size, *leaves, ids)
+    return LossInputs(size, leaf(interests), leaf(target), leaf(negatives), leaf(routing), ids)
 
 
 Contestant = Callable[[LossInputs], Tensor]
@@ -95,14 +95,17 @@ def ours(x: LossInputs) -> Tensor:
         "beta": x.size.beta,
         "routing": x.routing if x.size.rr_lambda else None,
     }
+    found: tuple[Tensor | None, ...]
     if x.size.catalogue:
-        loss, _, *rr = F.full_catalogue_ihn_loss(x.interests, x.target_ids, x.negatives, **options)
+        found = F.full_catalogue_ihn_loss(x.interests, x.target_ids, x.negatives, **options)
     else:
-        loss, _, *rr = multi_interest_ihn_loss_rows(x.interests, x.target, x.negatives, **options)
+        found = multi_interest_ihn_loss_rows(x.interests, x.target, x.negatives, **options)
+    loss, _, *rr = found
+    assert loss is not None
     return total_loss(loss, rr[0] if rr else None, x.size.rr_lambda)
 
 
-def _rows(x: LossInputs) -> tuple[Tensor, Tensor, dict[str, object]]:
+def _rows(x: LossInputs) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Target rows, negative rows and options for the formulas that take no table."""
     if not x.size.catalogue:
         return x.target, x.negatives, {}
@@ -155,7 +158,7 @@ def cut_cross_entropy(x: LossInputs) -> Tensor:
     it offers elsewhere (torch.compile) on a CPU."""
     from cut_cross_entropy import linear_cross_entropy
 
-    options = {"impl": "torch_compile"}
+    options: dict[str, Any] = {"impl": "torch_compile"}
     if x.negatives.is_cuda:
         options = {"impl": "cce", "filter_eps": None}
     return _of_cross_entropy(
@@ -164,7 +167,9 @@ def cut_cross_entropy(x: LossInputs) -> Tensor:
 
 
 def liger(x: LossInputs) -> Tensor:
-    """Liger's fused linear cross-entropy (Hsu et al., 2024), plain softmax; GPU only."""
+    """Liger's fused linear cross-entropy (Hsu et al., 2024), plain softmax."""
+    if not x.negatives.is_cuda:
+        raise NotImplementedError("its kernels are for GPUs only")
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
     fused = LigerFusedLinearCrossEntropyLoss(reduction="none")
@@ -185,20 +190,22 @@ def _of_cross_entropy(
     return softplus(log_sum_exp - (query * target).sum(dim=1)).mean()
 
 
-def contestants(size: Size, device: str) -> dict[str, Contestant]:
-    """By name; what shares torch.compile's own OpenMP comes last (bench/README.md)."""
-    found: dict[str, Contestant] = {
-        "remi-fast": ours,
-        "remi-fast, plain": lambda x: ours(x.plain()),
-        "PyTorch tiles": tiles,
-    }
+def contestants(size: Size, peers: str) -> dict[str, Contestant]:
+    """By name; `REMI` is what the others are compared with.
+
+    peers: "none", "eager" (the formulas) or "all" (also what is compiled, and the libraries, which
+    may be missing). What shares torch.compile's own OpenMP comes last (`loss.compare`).
+    """
+    found: dict[str, Contestant] = {REMI: ours, PLAIN: lambda x: ours(x.plain())}
+    if peers == "none":
+        return found
+    found["PyTorch tiles"] = tiles
     if not size.catalogue:
         found["published"] = published
     found |= {"autograd": autograd, "autograd, plain": lambda x: autograd(x.plain())}
-    if device == "cuda" and importlib.util.find_spec("liger_kernel"):
+    if peers == "all":
         found["Liger, plain"] = liger
-    found["autograd, compiled"] = torch.compile(autograd)
-    if importlib.util.find_spec("cut_cross_entropy"):
+        found["autograd, compiled"] = torch.compile(autograd)
         found["cut-cross-entropy, plain"] = cut_cross_entropy
     return found
 

@@ -7,15 +7,18 @@ Adam: they leave out what the others do to idle rows.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench import fbgemm_peer
+from remi_fast.benchmark import fbgemm_peer
 from remi_fast.models.item_table import ItemTable
 from remi_fast.optim import DeferredAdam
 
+DEFERRED = "remi-fast, DeferredAdam"
 DIM = 64
 WARM_STEP = 20_000  # the step that the state of the table is made for
 STREAM = 32  # different batches of ids
@@ -63,7 +66,7 @@ def id_stream(update: Update) -> Iterator[Tensor]:
 def deferred_adam(update: Update) -> Callable[[], None]:
     """DeferredAdam on a table as a long training leaves it: moments that are not 0, and gaps since
     the last touch as they come out in the long run (geometric)."""
-    table = ItemTable(update.items, DIM, device=update.device)
+    table = ItemTable(update.items, DIM, device=update.device, room_for_moments=True)
     optimizer = DeferredAdam(table)
     state = optimizer.state_dict()
     generator = torch.Generator().manual_seed(2)
@@ -116,10 +119,14 @@ def _fbgemm(update: Update) -> Callable[[], None]:
     return lambda: lookup(next(ids)).backward(gradients)
 
 
+def _dense_adam(update: Update, options: dict[str, Any]) -> Callable[[], None]:
+    return _embedding(update, lambda p: torch.optim.Adam(p, **options))
+
+
 def contestants(update: Update) -> dict[str, Callable[[], Callable[[], None]]]:
     """By name, what makes the step; dense ones only where their four tables have room."""
     found: dict[str, Callable[[], Callable[[], None]]] = {
-        "DeferredAdam": lambda: deferred_adam(update),
+        DEFERRED: lambda: deferred_adam(update),
         "SparseAdam (not Adam)": lambda: _embedding(
             update, lambda p: torch.optim.SparseAdam(list(p)), sparse=True
         ),
@@ -130,7 +137,5 @@ def contestants(update: Update) -> dict[str, Callable[[], Callable[[], None]]]:
     if update.device == "cuda":
         kinds["capturable"] = {"capturable": True}
     for name, options in kinds.items():
-        found[f"dense Adam, {name}"] = lambda options=options: _embedding(
-            update, lambda p: torch.optim.Adam(p, **options)
-        )
+        found[f"dense Adam, {name}"] = partial(_dense_adam, update, options)
     return found

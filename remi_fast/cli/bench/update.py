@@ -1,0 +1,85 @@
+"""How fast the item table is updated on this machine, the rows of one step after the other: gather,
+catch-up and update by DeferredAdam, in the state that a long training leaves, beside torch's
+SparseAdam and dense Adam. Without peers its catalogues are compared with one another instead."""
+
+from collections.abc import Iterator
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from remi_fast.cli.bench import common
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+    from remi_fast.benchmark.update_contestants import Update
+
+
+def add_arguments(parser: "ArgumentParser") -> None:
+    """Declare the arguments."""
+    common.add_sizes(parser)
+    parser.add_argument(
+        "--ids",
+        choices=("uniform", "zipf"),
+        nargs="+",
+        default=["uniform"],
+        help="how items are drawn; one case for each",
+    )
+    common.add_peers(
+        parser,
+        "what else takes part: all, or none: one case for each batch size, of all catalogues",
+    )
+    common.add_run(parser, rounds=9, seconds=0.3)
+
+
+def run(arguments: Any) -> int:
+    """Measure each case, print and write."""
+    common.run({"update": arguments}, arguments)
+    return 0
+
+
+def check(arguments: Any) -> None:
+    """Before anything is measured."""
+    from remi_fast.benchmark.update import check_memory
+
+    common.check(arguments, batch_size=1, num_items=2)
+    for updates in _updates(arguments):
+        check_memory(updates, arguments.peers)
+
+
+def cases(arguments: Any) -> Iterator[common.Case]:
+    """One for each batch size and, with peers, catalogue and kind of ids."""
+    from remi_fast.benchmark.update import beside_peers, by_catalogue
+
+    for updates in _updates(arguments):
+        if arguments.peers == "none":
+            yield by_catalogue(updates, arguments.rounds, arguments.seconds)
+        else:
+            yield beside_peers(updates[0], arguments.rounds, arguments.seconds)
+
+
+def _updates(arguments: Any) -> "list[list[Update]]":
+    """Those that are compared with one another."""
+    from remi_fast.benchmark.update_contestants import Update
+
+    device = common.device_for().type
+    found = [
+        [
+            Update(items, b, ids, device)
+            for items, ids in product(arguments.num_items, arguments.ids)
+        ]
+        for b in arguments.batch_size
+    ]
+    if arguments.peers == "none":
+        return found
+    return [[update] for updates in found for update in updates]
+
+
+def show(case: common.Case) -> None:
+    """Print the table, and the floor."""
+    title = f"update: batch {case['batch_size']:,} ({case['rows']:,} rows), "
+    if isinstance(case["items"], int):
+        title += f"{case['items']:,} items, ids {case['ids']}, "
+    columns = {"ms a step": common.milliseconds}
+    columns["rows/s"] = lambda row: f"{row['rows_per_s']:,}"
+    columns |= {"against the first": common.ratio, "of floor": common.of_floor}
+    common.show(title + case["device"], case, columns)
