@@ -316,7 +316,7 @@ def _slopes_of_tile(
         slope = tl.dot(
             history, tl.trans(upward.to(DOT)), slope, input_precision=PRECISION, out_dtype=SUM
         )
-    if chosen_ptr is not None:
+    if chosen_ptr is not None:  # masks of what is loaded above would take registers
         slope = tl.where(learns[None, :], slope, 0.0)
     if grad_routing_ptr is not None:
         slope += tl.load(grad_routing_ptr + offsets, mask=own, other=0.0).to(SUM)
