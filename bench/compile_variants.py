@@ -114,19 +114,24 @@ class CapsuleVariant:
 
 @dataclass(frozen=True)
 class AttentionVariant:
-    """ComiRec-SA's extractor, forward and backward; four hidden units a dimension."""
+    """ComiRec-SA's extractor, forward and backward; four hidden units a dimension.
+
+    query: with the choice of the interest and RR, as in training.
+    """
 
     arithmetic: str
     batch: int = 1024
     dim: int = 64
     interests: int = 4
     history: int = _HISTORY
-    routing_gradient: bool = True
+    routing_gradient: bool = True  # by RR, with query
+    query: bool = False
 
     def __str__(self) -> str:
         sizes = f"B{self.batch} d{self.dim} K{self.interests} L{self.history}"
+        query = " query" if self.query else ""
         constant = "" if self.routing_gradient else " no routing gradient"
-        return f"{self.arithmetic} comirec-sa {sizes}{constant}"
+        return f"{self.arithmetic} comirec-sa {sizes}{query}{constant}"
 
 
 @dataclass(frozen=True)
@@ -172,12 +177,14 @@ def _capsules(**sizes: Any) -> list[CapsuleVariant]:
 
 
 def _attention(arithmetic: str) -> list[AttentionVariant]:
-    """Other dimensions, long histories, many interests."""
+    """Other dimensions, long histories, many interests; all interests, and the chosen one."""
     sizes: tuple[dict[str, Any], ...] = (
+        *({"batch": batch} for batch in BATCHES),
         {"dim": 100}, {"dim": 256, "interests": 16}, {"interests": 16}, {"history": 256},
         {"dim": 256, "history": 256}, {"routing_gradient": False},
     )  # fmt: skip
-    return [AttentionVariant(arithmetic, **size) for size in sizes]
+    both = product(sizes, (False, True))
+    return [AttentionVariant(arithmetic, **size, query=query) for size, query in both]
 
 
 # Guarded: as in a step that the device makes by itself.
@@ -199,11 +206,12 @@ def _batches(**sizes: Any) -> list[BatchVariant]:
 def benchmarked() -> list[AnyVariant]:
     """The loss that the benchmark times, and the kernels of a training step."""
     timed = {"source": "rows", "options": ("routing",)}
-    trained = {"batch": 128, "options": ("draw", "mask", "routing")}
+    drawn = {"batch": 128, "options": ("draw", "mask", "routing")}
+    trained = {"batch": 128, "interests": 1, "source": "rows", "options": ()}  # one is chosen
     variants: list[AnyVariant]
     variants = [Variant(a, b, **timed) for a, b in product(TENSOR_CORES, BATCHES)]
-    variants += [Variant(name, **trained) for name in TENSOR_CORES]
-    attention = [AttentionVariant(a, b) for a, b in product(TENSOR_CORES, BATCHES)]
+    variants += [Variant(a, **kind) for kind, a in product((drawn, trained), TENSOR_CORES)]
+    attention = [AttentionVariant(a, b, query=True) for a, b in product(TENSOR_CORES, BATCHES)]
     of_a_step = [*_adam(), *_dense(), *_capsules(), *_batches(), *attention, GuardVariant()]
     return [*variants, *of_a_step]
 
@@ -371,9 +379,17 @@ def _call_attention(variant: AttentionVariant) -> None:
         _empty(dim, 4 * dim, dtype=dtype),
         _empty(4 * dim, variant.interests, dtype=dtype),
     )
-    interests, routing = attention.forward(*inputs, products)
-    slope = routing if variant.routing_gradient else None
-    attention.backward(*inputs, routing, interests, slope, products)
+    if variant.query:
+        target = _empty(batch, dim, dtype=dtype)
+        query, chosen, rr, routing, variance = attention.select(*inputs, target, products)
+        slope = rr if variant.routing_gradient else None
+        attention.backward(
+            *inputs, routing, query, None, products, chosen=chosen, variance=variance, grad_rr=slope
+        )
+    else:
+        interests, routing = attention.forward(*inputs, products)
+        slope = routing if variant.routing_gradient else None
+        attention.backward(*inputs, routing, interests, slope, products)
 
 
 def _forward_and_backward(variant: Variant) -> None:

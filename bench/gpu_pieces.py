@@ -53,6 +53,7 @@ def sanitized(tool: str) -> list[Piece]:
         "loss": ("ihn_loss", "odd_shapes or (triton and (same_bits or half_precision))"),
         "update": ("deferred_adam_triton", "same_bits or sums_over or outside_the_table"),
         "attention": ("self_attentive_triton", "same_bits or padding or half_precision"),
+        "query": ("self_attentive_query", "same_bits or padding or ties"),
         "capsules": ("capsule_routing", "triton and (same_bits or padding)"),
         "batches": ("device_batches", "same_bits"),
     }

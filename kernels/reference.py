@@ -93,6 +93,19 @@ def self_attentive_extractor(
     return routing @ values, routing
 
 
+def self_attentive_query(
+    history: Tensor, length: Tensor, positions: Tensor, w1: Tensor, w2: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What training needs of ComiRec-SA: the interest nearest to the target, and RR.
+
+    target (B, d), the others as for `self_attentive_extractor` -> query (B, d), chosen (B,) int64,
+    rr (B,). The target has no gradient.
+    """
+    interests, routing = self_attentive_extractor(history, length, positions, w1, w2)
+    query, chosen = select_interest(interests, target)
+    return query, chosen, routing_regularizer(routing, history.shape[2])
+
+
 def capsule_routing(
     history: Tensor,
     length: Tensor,

@@ -35,18 +35,21 @@ def self_attentive_extractor(
     multiplies under autocast in its dtype, and takes L and d up to 256 and K up to 16. Raises
     ValueError for shapes, dtypes or devices that do not fit.
     """
-    _check(history, length, positions, w1, w2)
+    check_layers(history, length, positions, w1, w2)
     implementation = choose(
         "self_attentive_extractor",
         backend,
-        {"triton": _triton, "native": _native, "reference": reference.self_attentive_extractor},
+        {"triton": _triton, "native": native, "reference": reference.self_attentive_extractor},
         history.device,
-        triton_cannot=_too_large(history, w2),
+        triton_cannot=too_large(history, w2),
     )
     return implementation(history, length, positions, w1, w2)
 
 
-def _check(history: Tensor, length: Tensor, positions: Tensor, w1: Tensor, w2: Tensor) -> None:
+def check_layers(
+    history: Tensor, length: Tensor, positions: Tensor, w1: Tensor, w2: Tensor
+) -> None:
+    """Raise TypeError or ValueError for what cannot be histories and layers of the extractor."""
     names = "history", "length", "positions", "w1", "w2"
     for name, tensor in zip(names, (history, length, positions, w1, w2), strict=True):
         check_tensor(name, tensor)
@@ -65,7 +68,7 @@ def _check(history: Tensor, length: Tensor, positions: Tensor, w1: Tensor, w2: T
         raise ValueError(f"length: got {length.dtype}, expected whole numbers")
 
 
-def _too_large(history: Tensor, w2: Tensor) -> str:
+def too_large(history: Tensor, w2: Tensor) -> str:
     """Why Triton's kernels cannot take these sizes; empty if they can."""
     if history.shape[1] > MAX_TRITON_POSITIONS:
         return f"got {history.shape[1]} positions, at most {MAX_TRITON_POSITIONS}"
@@ -74,9 +77,10 @@ def _too_large(history: Tensor, w2: Tensor) -> str:
     return too_wide(history.shape[2])
 
 
-def _native(
+def native(
     history: Tensor, length: Tensor, positions: Tensor, w1: Tensor, w2: Tensor
 ) -> tuple[Tensor, Tensor]:
+    """The backend of that name; nothing is checked."""
     interests, routing = _SelfAttentive.apply(history, length, positions, w1, w2)
     return interests, routing
 
@@ -147,17 +151,25 @@ def _tanh_project_backward(hidden: Tensor, w2: Tensor, grad_logits: Tensor) -> T
     return grad_hidden
 
 
-def _triton(
-    history: Tensor, length: Tensor, positions: Tensor, w1: Tensor, w2: Tensor
-) -> tuple[Tensor, Tensor]:
+def for_triton(
+    history: Tensor, length: Tensor, *parameters: Tensor
+) -> tuple[list[Tensor], torch.dtype]:
+    """Arguments as the kernels take them, and the dtype to multiply in."""
     dtype, device = history.dtype, history.device.type
     if dtype != torch.float64 and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
     if history.stride(2) != 1:
         history = history.contiguous()
     # Under autocast their dtypes may differ.
-    parameters = (x.to(history.dtype).contiguous() for x in (positions, w1, w2))
-    interests, routing = _Triton.apply(history, length.contiguous(), *parameters, dtype)
+    dense = (x.to(history.dtype).contiguous() for x in parameters)
+    return [history, length.contiguous(), *dense], dtype
+
+
+def _triton(
+    history: Tensor, length: Tensor, positions: Tensor, w1: Tensor, w2: Tensor
+) -> tuple[Tensor, Tensor]:
+    arguments, dtype = for_triton(history, length, positions, w1, w2)
+    interests, routing = _Triton.apply(*arguments, dtype)
     return interests, routing
 
 

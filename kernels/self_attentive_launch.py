@@ -5,7 +5,7 @@ captured in a CUDA graph.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -106,6 +106,16 @@ def _users(rows: int, positions: int, interests: int) -> int:
     return max(rows // max(positions, triton.next_power_of_2(interests)), 1)
 
 
+class Selected(NamedTuple):
+    """Results of `select`; the last two are for the backward."""
+
+    query: Tensor  # (B, d)
+    chosen: Tensor  # (B,) int64
+    rr: Tensor  # (B,)
+    routing: Tensor  # (B, K, L)
+    variance: Tensor  # (B, K) of the routing, in the dtype of sums
+
+
 def forward(
     history: Tensor,
     length: Tensor,
@@ -121,17 +131,55 @@ def forward(
     batch, num_positions, dim = history.shape
     interests = history.new_empty((batch, w2.shape[1], dim))
     routing = history.new_empty((batch, w2.shape[1], num_positions))
+    outputs = interests, routing, None, None, None, None
+    _attend(history, length, positions, w1, w2, None, outputs, dtype)
+    return interests, routing
+
+
+def select(
+    history: Tensor,
+    length: Tensor,
+    positions: Tensor,
+    w1: Tensor,
+    w2: Tensor,
+    target: Tensor,
+    dtype: torch.dtype,
+) -> Selected:
+    """See `kernels.reference.self_attentive_query`; otherwise as `forward`."""
+    batch, num_positions, dim = history.shape
+    made = Selected(
+        query=history.new_empty((batch, dim)),
+        chosen=history.new_empty(batch, dtype=torch.int64),
+        rr=history.new_empty(batch),
+        routing=history.new_empty((batch, w2.shape[1], num_positions)),
+        variance=history.new_empty((batch, w2.shape[1]), dtype=_sum_type(dtype)),
+    )
+    outputs = None, made.routing, made.query, made.chosen, made.variance, made.rr
+    _attend(history, length, positions, w1, w2, target, outputs, dtype)
+    return made
+
+
+def _attend(
+    history: Tensor,
+    length: Tensor,
+    positions: Tensor,
+    w1: Tensor,
+    w2: Tensor,
+    target: Tensor | None,
+    outputs: tuple[Tensor | None, ...],
+    dtype: torch.dtype,
+) -> None:
+    batch, _, dim = history.shape
     tiles = forward_tiles(history, w2.shape[1], dtype)
     sizes = _sizes(history, w2, tiles)
     launch(
         kernels.attention_kernel,
         (triton.cdiv(batch, sizes["USERS"]),),
-        history, length, positions, w1, w2, interests, routing,
+        history, length, positions, w1, w2, target, *outputs,
         batch, history.stride(0), history.stride(1),
         **sizes, **_blocks(tiles, dim), **_types(dtype),
         num_warps=tiles.warps, num_stages=_STAGES, maxnreg=_REGISTERS,
     )  # fmt: skip
-    return interests, routing
 
 
 def backward(
@@ -141,15 +189,21 @@ def backward(
     w1: Tensor,
     w2: Tensor,
     routing: Tensor,
-    grad_interests: Tensor,
+    upward: Tensor,
     grad_routing: Tensor | None,
     dtype: torch.dtype,
+    *,
+    chosen: Tensor | None = None,
+    variance: Tensor | None = None,
+    grad_rr: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of history, positions, w1 and w2; grad_routing None: routing has none.
+    """Gradients of history, positions, w1 and w2.
 
+    upward: the gradient of the interests (B, K, d) of `forward`, or, with `chosen` (B,), of the
+    query (B, d) of `select`. grad_routing, or grad_rr with its `variance`: None if there is none.
     Of float32 rows wider than 128, products are made in float32 whatever `dtype` is.
     """
-    batch, num_positions, dim = history.shape
+    batch, _, dim = history.shape
     hidden = len(w2)
     if history.dtype == torch.float32 and dim > max(_BACKWARD["half from float32"]):
         dtype = torch.float32  # rounding rows takes registers that wide ones do not leave
@@ -164,8 +218,8 @@ def backward(
     launch(
         kernels.gradients_kernel,
         (parts,),
-        history, length, positions, w1, w2, routing, grad_interests, grad_routing,
-        grad_history, partials,
+        history, length, positions, w1, w2, routing, upward, grad_routing,
+        chosen, variance, grad_rr, grad_history, partials,
         batch, count, history.stride(0), history.stride(1),
         **sizes, **_blocks(tiles, dim), **_types(dtype),
         num_warps=tiles.warps, num_stages=_STAGES, maxnreg=_REGISTERS,

@@ -1,7 +1,8 @@
 """Triton kernels of ComiRec-SA's extractor; `self_attentive_launch.py` runs them.
 
-Forward: `attention_kernel`. Backward: `gradients_kernel` makes the hidden layer again, tile by
-tile, and each program adds the gradients of its tiles' parameters up in memory of its own;
+Forward: `attention_kernel` makes all interests, or, given targets, what training needs: each user's
+interest nearest to its target, and RR. Backward: `gradients_kernel` makes the hidden layer again,
+tile by tile, and each program adds the gradients of its tiles' parameters up in memory of its own;
 `sum_kernel` sums the programs' in a fixed order. No atomics: the same bits every time.
 
 A tile has BLOCK_R rows, PLACES positions of each of USERS users: whole histories, or, of one longer
@@ -10,7 +11,7 @@ interest, BLOCK_K a user; a row's routing to another user's column is 0, so that
 several users is one matrix product (and the NaN of one may reach the others).
 
 Names: B users, L positions, D dimensions, H hidden units, K interests; `_ptr` a pointer, None where
-there is no such gradient. Rows past a user's length are 0 whatever they hold.
+there is no such input, output or gradient. Rows past a user's length are 0 whatever they hold.
 """
 
 import triton
@@ -58,14 +59,14 @@ def _rows_of_tile(
 def _columns_of_tile(
     tile, B, K: tl.constexpr, USERS: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr
 ):
-    """Of each column the user's number in the tile, the interest, the number of both among all,
-    and whether they are there."""
+    """Of each column the user's number in the tile and among all, the interest, the number of both
+    among all, and whether they are there."""
     columns = tl.arange(0, BLOCK_C)
     slots = columns // BLOCK_K
     interests = columns % BLOCK_K
     users = (tile * USERS + slots).to(tl.int64)
     real = (slots < USERS) & (users < B) & (interests < K)
-    return slots, interests, users * K + interests, real
+    return slots, users, interests, users * K + interests, real
 
 
 @triton.jit
@@ -157,17 +158,60 @@ def _with_logits(maximum, total, logits):
 
 
 @triton.jit
+def _first_of_the_largest(scores):
+    """Of each row the column that torch.argmax takes, too: NaN wins."""
+    is_nan = scores != scores
+    largest = tl.max(tl.where(is_nan, -_INF, scores), axis=1)
+    has_nan = tl.max(is_nan.to(tl.int32), axis=1) > 0
+    wins = tl.where(has_nan[:, None], is_nan, scores == largest[:, None])
+    columns = tl.arange(0, scores.shape[1])[None, :]
+    return tl.min(tl.where(wins, columns, scores.shape[1]), axis=1)
+
+
+@triton.jit
+def _store_selected(
+    tile, mixed, variance, column_users, column_rows, column_real,
+    target_ptr, query_ptr, chosen_ptr, variance_ptr, rr_ptr,
+    B, D: tl.constexpr, USERS: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+    SUM: tl.constexpr,
+):  # fmt: skip
+    """Each user's interest nearest to its target, and RR, from all interests [columns, BLOCK_D]
+    and the variances [columns] of their routing."""
+    users_and_interests: tl.constexpr = [mixed.shape[0] // BLOCK_K, BLOCK_K]
+    dims = tl.arange(0, BLOCK_D)
+    mixed = rounded(mixed, query_ptr.dtype.element_ty)  # what is stored is compared
+    target = _load_rows(target_ptr, column_users * D, column_real, dims, D, SUM)
+    scores = tl.where(column_real, tl.sum(mixed.to(SUM) * target, axis=1), -_INF)
+    choice = _first_of_the_largest(tl.reshape(scores, users_and_interests))
+    is_chosen = choice[:, None] == tl.arange(0, BLOCK_K)[None, :]
+    is_chosen = column_real & tl.reshape(is_chosen, [mixed.shape[0]])
+    pointers = query_ptr + column_users[:, None] * D + dims[None, :]
+    tl.store(pointers, mixed, mask=is_chosen[:, None] & (dims < D)[None, :])
+
+    tl.store(variance_ptr + column_rows, variance, mask=column_real)
+    variance = tl.where(column_real, variance, 0.0)
+    rr = tl.sum(tl.reshape(variance * variance, users_and_interests), axis=1)
+    slots = tl.arange(0, mixed.shape[0] // BLOCK_K)
+    users = (tile * USERS + slots).to(tl.int64)
+    present = (slots < USERS) & (users < B)
+    tl.store(chosen_ptr + users, choice.to(tl.int64), mask=present)
+    tl.store(rr_ptr + users, rounded(rr, rr_ptr.dtype.element_ty), mask=present)
+
+
+@triton.jit
 def attention_kernel(
-    history_ptr, length_ptr, positions_ptr, w1_ptr, w2_ptr, interests_ptr, routing_ptr,
+    history_ptr, length_ptr, positions_ptr, w1_ptr, w2_ptr, target_ptr,
+    interests_ptr, routing_ptr, query_ptr, chosen_ptr, variance_ptr, rr_ptr,
     B, stride_user, stride_place,
     L: tl.constexpr, D: tl.constexpr, H: tl.constexpr, K: tl.constexpr,
     PLACES: tl.constexpr, USERS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
     BLOCK_K: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr,
     DOT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """interests (B, K, D) and routing (B, K, L); grid (cdiv(B, USERS),)."""
+    """routing (B, K, L), and interests (B, K, D); or, given target (B, D), query (B, D), chosen
+    (B,), variance (B, K) and rr (B,). Grid (cdiv(B, USERS),)."""
     tile = tl.program_id(0)
-    column_slots, interests, column_rows, column_real = _columns_of_tile(
+    column_slots, column_users, interests, column_rows, column_real = _columns_of_tile(
         tile, B, K, USERS, BLOCK_K, BLOCK_C
     )
     maximum = tl.full([BLOCK_C], -_INF, SUM)
@@ -184,6 +228,7 @@ def attention_kernel(
 
     dims = tl.arange(0, BLOCK_D)
     mixed = tl.zeros([BLOCK_C, BLOCK_D], SUM)
+    squares = tl.zeros([BLOCK_C], SUM)  # of the weights' distances from their mean
     for start in range(0, L, PLACES):
         logits, rows, places, present, own = _logits_of_tile(
             tile, start, column_slots, interests,
@@ -201,18 +246,52 @@ def attention_kernel(
             input_precision=PRECISION, out_dtype=SUM,
         )  # fmt: skip
         pointers = routing_ptr + column_rows[None, :] * L + places[:, None]
-        weights = rounded(weights, routing_ptr.dtype.element_ty)
-        tl.store(pointers, weights, mask=own & column_real[None, :])
+        stored = rounded(weights, routing_ptr.dtype.element_ty)
+        tl.store(pointers, stored, mask=own & column_real[None, :])
+        if target_ptr is not None:
+            distance = weights - tl.where(total == 0, total, 1.0 / L)[None, :]  # their mean
+            squares += tl.sum(tl.where(own, distance * distance, 0.0), axis=0)
 
-    pointers = interests_ptr + column_rows[:, None] * D + dims[None, :]
-    mask = column_real[:, None] & (dims < D)[None, :]
-    tl.store(pointers, rounded(mixed, interests_ptr.dtype.element_ty), mask=mask)
+    if target_ptr is None:
+        pointers = interests_ptr + column_rows[:, None] * D + dims[None, :]
+        mask = column_real[:, None] & (dims < D)[None, :]
+        tl.store(pointers, rounded(mixed, interests_ptr.dtype.element_ty), mask=mask)
+    else:
+        _store_selected(
+            tile, mixed, squares / D, column_users, column_rows, column_real,
+            target_ptr, query_ptr, chosen_ptr, variance_ptr, rr_ptr,
+            B, D, USERS, BLOCK_K, BLOCK_D, SUM,
+        )  # fmt: skip
+
+
+@triton.jit
+def _upward_rows(users, interests, column_rows, column_real, chosen_ptr):
+    """Of each column the row of its interest's gradient, and whether it has one. Made, or read,
+    again wherever it is needed: there are no registers to keep it."""
+    if chosen_ptr is None:
+        rows, learns = column_rows, column_real
+    else:
+        chosen = tl.load(chosen_ptr + users, mask=column_real, other=-1)
+        rows, learns = users, column_real & (interests == chosen)
+    return rows, learns
+
+
+@triton.jit
+def _rr_slopes(
+    routing, users, column_rows, column_real, variance_ptr, grad_rr_ptr,
+    L: tl.constexpr, D: tl.constexpr, SUM: tl.constexpr,
+):  # fmt: skip
+    """[rows, columns]: RR's gradient of the routing, whose mean is 1 / L."""
+    variance = tl.load(variance_ptr + column_rows, mask=column_real, other=0.0)
+    gain = tl.load(grad_rr_ptr + users, mask=column_real, other=0.0).to(SUM) * (4.0 / D)
+    return (gain * variance)[None, :] * (routing - 1.0 / L)
 
 
 @triton.jit
 def _slopes_of_tile(
-    tile, start, column_slots, column_rows, column_real,
-    history_ptr, length_ptr, routing_ptr, grad_interests_ptr, grad_routing_ptr,
+    tile, start, column_slots, column_users, interests, column_rows, column_real,
+    history_ptr, length_ptr, routing_ptr, upward_ptr, chosen_ptr,
+    grad_routing_ptr, variance_ptr, grad_rr_ptr,
     B, stride_user, stride_place,
     L: tl.constexpr, D: tl.constexpr, PLACES: tl.constexpr, USERS: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr,
@@ -226,16 +305,25 @@ def _slopes_of_tile(
     own = (slots[:, None] == column_slots[None, :]) & present[:, None] & column_real[None, :]
     offsets = column_rows[None, :] * L + places[:, None]
     routing = tl.load(routing_ptr + offsets, mask=own, other=0.0).to(SUM)
+    upward_rows, learns = _upward_rows(
+        column_users, interests, column_rows, column_real, chosen_ptr
+    )
     slope = tl.zeros([BLOCK_R, column_rows.shape[0]], SUM)
     for first in range(0, BLOCK_D, CHUNK):
         dims = first + tl.arange(0, CHUNK)
         history = _load_rows(history_ptr, rows, present, dims, D, SUM).to(DOT)
-        upward = _load_rows(grad_interests_ptr, column_rows * D, column_real, dims, D, SUM)
+        upward = _load_rows(upward_ptr, upward_rows * D, column_real, dims, D, SUM)
         slope = tl.dot(
             history, tl.trans(upward.to(DOT)), slope, input_precision=PRECISION, out_dtype=SUM
         )
+    if chosen_ptr is not None:  # masks of what is loaded above would take registers
+        slope = tl.where(learns[None, :], slope, 0.0)
     if grad_routing_ptr is not None:
         slope += tl.load(grad_routing_ptr + offsets, mask=own, other=0.0).to(SUM)
+    if grad_rr_ptr is not None:
+        slope += _rr_slopes(
+            routing, column_users, column_rows, column_real, variance_ptr, grad_rr_ptr, L, D, SUM
+        )
     return routing, tl.where(own, slope, 0.0)
 
 
@@ -286,8 +374,8 @@ def _through_the_layers(
 
 @triton.jit
 def gradients_kernel(
-    history_ptr, length_ptr, positions_ptr, w1_ptr, w2_ptr, routing_ptr, grad_interests_ptr,
-    grad_routing_ptr, grad_history_ptr, partials_ptr,
+    history_ptr, length_ptr, positions_ptr, w1_ptr, w2_ptr, routing_ptr, upward_ptr,
+    grad_routing_ptr, chosen_ptr, variance_ptr, grad_rr_ptr, grad_history_ptr, partials_ptr,
     B, tiles, stride_user, stride_place,
     L: tl.constexpr, D: tl.constexpr, H: tl.constexpr, K: tl.constexpr,
     PLACES: tl.constexpr, USERS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -296,6 +384,7 @@ def gradients_kernel(
 ):  # fmt: skip
     """Gradient of the history (B, L, D); grid (parts,).
 
+    upward: the gradient of all interests (B, K, D), or, given chosen (B,), of the query (B, D).
     partials (parts, D H + BLOCK_C H + USERS L D): each program's sums of the gradients of W1; of
     W2, transposed, one for each user of a tile; and of the positions, one for each, too.
     """
@@ -305,23 +394,25 @@ def gradients_kernel(
     positions_partial_ptr = w2_partial_ptr + BLOCK_C * H
     dims = tl.arange(0, BLOCK_D)
     for tile in range(part, tiles, tl.num_programs(0)):
-        column_slots, interests, column_rows, column_real = _columns_of_tile(
+        column_slots, column_users, interests, column_rows, column_real = _columns_of_tile(
             tile, B, K, USERS, BLOCK_K, BLOCK_C
         )
         mean = tl.zeros([BLOCK_C], SUM)  # of the routing's gradient, by the routing
         if L > PLACES:
             for start in range(0, L, PLACES):
                 routing, slope = _slopes_of_tile(
-                    tile, start, column_slots, column_rows, column_real,
-                    history_ptr, length_ptr, routing_ptr, grad_interests_ptr, grad_routing_ptr,
+                    tile, start, column_slots, column_users, interests, column_rows, column_real,
+                    history_ptr, length_ptr, routing_ptr, upward_ptr, chosen_ptr,
+                    grad_routing_ptr, variance_ptr, grad_rr_ptr,
                     B, stride_user, stride_place,
                     L, D, PLACES, USERS, BLOCK_R, BLOCK_D, CHUNK, DOT, SUM, PRECISION,
                 )  # fmt: skip
                 mean += tl.sum(routing * slope, axis=0)
         for start in range(0, L, PLACES):
             routing, slope = _slopes_of_tile(
-                tile, start, column_slots, column_rows, column_real,
-                history_ptr, length_ptr, routing_ptr, grad_interests_ptr, grad_routing_ptr,
+                tile, start, column_slots, column_users, interests, column_rows, column_real,
+                history_ptr, length_ptr, routing_ptr, upward_ptr, chosen_ptr,
+                grad_routing_ptr, variance_ptr, grad_rr_ptr,
                 B, stride_user, stride_place,
                 L, D, PLACES, USERS, BLOCK_R, BLOCK_D, CHUNK, DOT, SUM, PRECISION,
             )  # fmt: skip
@@ -340,7 +431,10 @@ def gradients_kernel(
             pointers = positions_partial_ptr + ((slots * L + places) * D)[:, None] + dims[None, :]
             mask = ((slots < USERS) & (places < L))[:, None] & (dims < D)[None, :]
             _add_to(pointers, grad_inputs, mask, tile == part)
-            upward = _load_rows(grad_interests_ptr, column_rows * D, column_real, dims, D, SUM)
+            upward_rows, learns = _upward_rows(
+                column_users, interests, column_rows, column_real, chosen_ptr
+            )
+            upward = _load_rows(upward_ptr, upward_rows * D, learns, dims, D, SUM)
             gradient = tl.dot(
                 routing.to(DOT), upward.to(DOT), grad_inputs,
                 input_precision=PRECISION, out_dtype=SUM,

@@ -76,6 +76,7 @@ ALLOWED = {
         "kernels.memory",
         "kernels.philox",
         "kernels.self_attentive",
+        "kernels.self_attentive_query",
     }
     | OUTSIDE,
     "remi_fast/report": {

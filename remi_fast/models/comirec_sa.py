@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from remi_fast.kernels.self_attentive import self_attentive_extractor
+from remi_fast.kernels.self_attentive_query import self_attentive_query
 from remi_fast.models.extractor import Extractor
 
 
@@ -50,3 +51,10 @@ class SelfAttentiveExtractor(Extractor):
         return self_attentive_extractor(
             history, length, self.positions, self.w1, self.w2, backend=self.backend
         )
+
+    def select(self, history: Tensor, length: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Extractor`."""
+        query, _, rr = self_attentive_query(
+            history, length, self.positions, self.w1, self.w2, target, backend=self.backend
+        )
+        return query, rr

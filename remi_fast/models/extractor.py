@@ -20,6 +20,17 @@ class Extractor(nn.Module, ABC):
         is not a mixture of the history's items.
         """
 
+    def select(
+        self, history: Tensor, length: Tensor, target: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """Each user's interest nearest to its target, and RR, in one operation: all that training
+        needs of `forward`. None where there is no such operation.
+
+        history and length as there, target (B, d) -> query (B, d), rr (B,). The choice has no
+        gradient, and neither has the target.
+        """
+        return None
+
     def item_std(self, num_items: int) -> float | None:
         """Standard deviation of the initial item table (I, d); None is the usual sqrt(2 / d)."""
         return None

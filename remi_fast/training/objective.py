@@ -54,8 +54,24 @@ class Objective:
         query, _ = soft_selection(
             interests, target, tau=self.loss.selection_tau, seed=self.seed, step=int(step)
         )
-        ranking, _ = self._losses(beta, query[:, None], target, negatives, None, **candidates)
+        ranking = self.of_query(step, query, target, negatives, beta=beta, **candidates)
         return ranking, _rr(routing, query)
+
+    def of_query(
+        self,
+        step: int | Tensor,
+        query: Tensor,
+        target: Tensor,
+        negatives: Tensor,
+        *,
+        beta: float | None = None,
+        **candidates: Any,
+    ) -> Tensor:
+        """Ranking loss (B,) where each user's interest is chosen: query (B, d)."""
+        if beta is None:
+            beta = self.beta_at(int(step))
+        ranking, _ = self._losses(beta, query[:, None], target, negatives, None, **candidates)
+        return ranking
 
     def beta_at(self, step: int) -> float:
         """Hardness of this step's negatives."""

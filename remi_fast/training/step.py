@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from remi_fast.optim import DeferredAdam
 from remi_fast.training.candidates import Candidates
 from remi_fast.training.dense_adam import DenseAdam
 from remi_fast.training.objective import Losses, Objective
+from remi_fast.training.placement import by_triton
 from remi_fast.training.precision import arithmetic
 
 RESERVED_STEPS = 1 << 20  # whose step sizes take 46 MB; of a longer training they grow on the way
@@ -52,13 +53,13 @@ class TrainingStep:
         """counts (I,): how often each item occurs in training, for samplers that need it."""
         self.model = model
         self.config = config
-        lr, backend = config.optim.lr, config.train.backend
+        lr, backend, device = config.optim.lr, config.train.backend, model.table.weight.device
         self.candidates = Candidates(
             config.loss,
             model.num_items,
             seed=config.train.seed,
             counts=counts,
-            device=model.table.weight.device,
+            device=device,
             backend=backend,
         )
         self.objective = Objective(
@@ -67,7 +68,9 @@ class TrainingStep:
         self.table_optimizer = DeferredAdam(model.table, lr=lr, backend=backend)
         self.table_optimizer.reserve(min(config.train.steps, RESERVED_STEPS))
         self.dense_optimizer = DenseAdam(model.extractor.parameters(), lr, backend=backend)
-        self._arithmetic = partial(arithmetic, config.train.precision, model.table.weight.device)
+        self._arithmetic = partial(arithmetic, config.train.precision, device)
+        # On the CPU the loss chooses: its C++ does it in the same pass.
+        self._may_select = by_triton(config, device) and config.loss.selection == "hard"
         self._weights = dict(model.extractor.named_parameters())
         self._loss_gradients: dict[tuple[float, int], Tensor] = {}
 
@@ -119,20 +122,22 @@ class TrainingStep:
         history_rows, target_rows, negative_rows = self.model.table.lookup(
             batch.history, target, negatives, rows=batch.rows
         )
+        options: dict[str, Any] = {
+            "log_q": batch.log_q,
+            "log_scale": self.candidates.log_scale,
+            "target_ids": target if mask_hits else None,
+            "negative_ids": negatives if mask_hits else None,
+            "beta": beta,
+        }
+        extractor, rows = self.model.extractor, (target_rows, negative_rows)
         with self._arithmetic():
-            interests, routing = self.model.extractor(history_rows, batch.length, step)
-            return self.objective(
-                step,
-                interests,
-                target_rows,
-                negative_rows,
-                routing,
-                log_q=batch.log_q,
-                log_scale=self.candidates.log_scale,
-                target_ids=target if mask_hits else None,
-                negative_ids=negatives if mask_hits else None,
-                beta=beta,
-            )
+            if self._may_select:
+                selected = extractor.select(history_rows, batch.length, target_rows)
+                if selected is not None:
+                    query, rr = selected
+                    return self.objective.of_query(step, query, *rows, **options), rr
+            interests, routing = extractor(history_rows, batch.length, step)
+            return self.objective(step, interests, *rows, routing, **options)
 
     def backward(self, ranking: Tensor, rr: Tensor | None) -> None:
         """Gradients of `total_loss`, for the optimizers to collect."""

@@ -2,8 +2,8 @@
 
 `python -m tests.kernels.guard_pages loss` runs the loss over odd shapes, `adam` deferred Adam,
 `dense` Adam on weights that all move, `capsules` capsule routing, `batches` device batches,
-`attention` the extractor, `guard` the look at a step; `control` reads one element too many, and has
-to die of it.
+`attention` the extractor, `query` the extractor that chooses, `guard` the look at a step; `control`
+reads one element too many, and has to die of it.
 """
 
 import os
@@ -36,6 +36,7 @@ from remi_fast.kernels.dense_adam import DenseWeights, update
 from remi_fast.kernels.device_batches import Buffers, Sequences, draw_batch
 from remi_fast.kernels.multi_interest_ihn_loss import multi_interest_ihn_loss_rows
 from remi_fast.kernels.self_attentive import self_attentive_extractor
+from remi_fast.kernels.self_attentive_query import self_attentive_query
 from remi_fast.kernels.step_guard import StepGuard, StepMade, look
 from tests.kernels.pages import between_guards
 from tests.kernels.test_capsule_routing import shape_triton as shape_capsules
@@ -193,15 +194,29 @@ def attention_cases():
     yield (2, 18, 17), (17, 16)
 
 
-def run_attention(sizes, layers):
-    """Interests, routing and gradients of one problem."""
+def attention_inputs(sizes, layers):
+    """Histories and layers, which have gradients, and lengths."""
     users, places, dim = sizes
     generator = torch.Generator().manual_seed(1)
     shapes = sizes, (places, dim), (dim, layers[0]), layers
     leaves = [torch.randn(s, generator=generator).requires_grad_() for s in shapes]
-    length = (torch.arange(users) + places - 1) % (places + 1)
+    return leaves, (torch.arange(users) + places - 1) % (places + 1)
+
+
+def run_attention(sizes, layers):
+    """Interests, routing and gradients of one problem."""
+    leaves, length = attention_inputs(sizes, layers)
     results = self_attentive_extractor(leaves[0], length, *leaves[1:], backend="triton")
     return *results, *torch.autograd.grad(results, leaves, [torch.ones_like(x) for x in results])
+
+
+def run_query(sizes, layers):
+    """Query, choice, RR and gradients of one problem."""
+    leaves, length = attention_inputs(sizes, layers)
+    target = torch.linspace(-1, 1, sizes[0] * sizes[2]).view(sizes[0], sizes[2])
+    results = self_attentive_query(leaves[0], length, *leaves[1:], target, backend="triton")
+    used = [results[0], results[2]]
+    return *results, *torch.autograd.grad(used, leaves, [torch.ones_like(x) for x in used])
 
 
 def batch_cases():
@@ -293,6 +308,7 @@ if __name__ == "__main__":
                 "dense": (dense_cases, run_dense),
                 "capsules": (capsule_cases, run_capsules),
                 "attention": (attention_cases, run_attention),
+                "query": (attention_cases, run_query),
                 "batches": (batch_cases, run_batches),
                 "guard": (guard_cases, run_guard),
             }

@@ -31,7 +31,7 @@ def beside_guard_pages(what, module="guard_pages"):
 
 
 @pytest.mark.parametrize(
-    "what", ["loss", "adam", "dense", "capsules", "batches", "attention", "guard"]
+    "what", ["loss", "adam", "dense", "capsules", "batches", "attention", "query", "guard"]
 )
 def test_nothing_is_touched_beyond_a_tensor(what):
     done = beside_guard_pages(what)

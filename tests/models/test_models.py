@@ -10,6 +10,7 @@ import torch
 from remi_fast import api
 from remi_fast.config import Config, LossConfig, ModelConfig, OptimConfig, TrainConfig
 from remi_fast.errors import RunFolderError
+from remi_fast.kernels.reference import routing_regularizer, select_interest
 from remi_fast.models.capsules import DynamicRoutingExtractor, MindExtractor
 from remi_fast.models.recommender import make_model
 from remi_fast.models.single_vector import GRUExtractor, MeanExtractor
@@ -29,6 +30,21 @@ def seeded():
 def histories():
     history = torch.randn(B, L, D, generator=seeded(), dtype=torch.float64)
     return history, torch.tensor([6, 1, 3, 0, 5])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_selected_is_what_the_loss_would_choose(histories, name):
+    """In one operation, of the models that have it."""
+    history, length = histories
+    target = torch.randn(B, D, generator=seeded(), dtype=torch.float64)
+    config = ModelConfig(name=name, dim=D, num_interests=K, max_history=L)
+    extractor = make_model(config, 20, seed=1).extractor.double()
+    selected = extractor.select(history, length, target)
+    assert (selected is None) == (name != "comirec-sa")
+    if selected is not None:
+        interests, routing = extractor(history, length)
+        expected = select_interest(interests, target)[0], routing_regularizer(routing, D)
+        torch.testing.assert_close(selected, expected)
 
 
 def test_dynamic_routing_votes_with_the_matrix_of_the_position(histories):

@@ -2,6 +2,7 @@
 
 from . import (
     attention,
+    attention_query,
     backward,
     benchmark,
     capsules,
@@ -34,6 +35,7 @@ FILES = (
     device_step,
     capsules,
     attention,
+    attention_query,
     data,
     training,
     sweep,

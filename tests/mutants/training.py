@@ -135,8 +135,8 @@ MAKING = group(
 STEP = group(
     "remi_fast/training/step.py",
     ("the sampler is not corrected for", f"{AS_DRAWN}[popularity]",
-     "log_q=batch.log_q,",
-     "log_q=None,"),
+     "\"log_q\": batch.log_q,",
+     "\"log_q\": None,"),
     ("targets are their own negatives", f"{AS_DRAWN}[mixed]",
      "mask_hits = self.config.loss.mask_hits or self.candidates.with_targets",
      "mask_hits = self.config.loss.mask_hits"),

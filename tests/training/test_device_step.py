@@ -17,6 +17,7 @@ from remi_fast.data.uploaded_batches import UploadedBatches
 from remi_fast.errors import NonFiniteError
 from remi_fast.kernels import ihn_loss_launch, reference, self_attentive_launch
 from remi_fast.kernels.negatives import sample_negatives
+from remi_fast.models.comirec_sa import SelfAttentiveExtractor
 from remi_fast.models.recommender import make_model
 from remi_fast.training import checkpoint, device_step
 from remi_fast.training import objective as objective_module
@@ -123,6 +124,27 @@ def test_steps_are_those_of_the_reference(loss, model):
         )
     for mine, its in zip(tensors(step), tensors(other), strict=True):
         torch.testing.assert_close(mine, its, rtol=0, atol=RATE * 1e-3)
+
+
+@pytest.mark.parametrize("loss", [{}, {"name": "gbce", "beta": 0.0}], ids=["ihn", "gbce"])
+def test_the_extractor_s_kernel_chooses_the_interest(monkeypatch, loss):
+    """Of either loss, whose steps the host may make, too: no operation has all interests."""
+    step, (_, expected, batches) = made("triton", loss), by_reference(3, loss)
+    monkeypatch.setattr(SelfAttentiveExtractor, "forward", None)
+    for number, (batch, its) in enumerate(zip(batches, expected, strict=True)):
+        mine = step(number, *(x.to(DEVICE) for x in (batch.history, batch.length, batch.target)))
+        assert dataclasses.astuple(mine) == pytest.approx(dataclasses.astuple(its), rel=2e-5)
+
+
+@pytest.mark.parametrize(
+    "backend, loss", [("native", {}), ("triton", {"selection": "soft", "selection_tau": 1.0})]
+)
+def test_the_loss_chooses_on_the_cpu_and_by_chance(monkeypatch, backend, loss):
+    monkeypatch.setattr(SelfAttentiveExtractor, "select", None)
+    step, (_, expected, batches) = made(backend, loss), by_reference(1, loss)
+    batch, device = batches[0], step.model.table.weight.device
+    mine = step(0, *(x.to(device) for x in (batch.history, batch.length, batch.target)))
+    assert dataclasses.astuple(mine) == pytest.approx(dataclasses.astuple(expected[0]), rel=2e-5)
 
 
 def exact(batches):
@@ -356,7 +378,7 @@ def test_products_are_made_as_asked(monkeypatch, precision):
 
     watch(ihn_loss_launch, "forward")
     watch(ihn_loss_launch, "backward_negatives")
-    watch(self_attentive_launch, "forward")
+    watch(self_attentive_launch, "select")
     watch(self_attentive_launch, "backward")
     before = torch.get_float32_matmul_precision()
     step, device = on_device(precision=precision)

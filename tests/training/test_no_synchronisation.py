@@ -53,6 +53,7 @@ ALLOWED = loss.ALLOWED | {
     "aten.permute.default",
     "aten.sort.stable",
     "aten.split.Tensor",
+    "aten.squeeze.dim",
     "aten.split_with_sizes.default",
     "aten.transpose.int",
     "aten.view.default",
