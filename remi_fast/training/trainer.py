@@ -122,7 +122,8 @@ class Trainer:
             self._mean.add(loss)
         if self.step % LOG_EVERY == 0:
             means = self._mean.take(self.config.loss.name)
-            log.write({"step": self.step, **means, "beta": self.beta, **self.speed()})
+            last = {"beta": self.beta, "lr": self.training_step.rate(self.step - 1)}
+            log.write({"step": self.step, **means, **last, **self.speed()})
 
     @property
     def beta(self) -> float:

@@ -85,6 +85,7 @@ def stored(request, monkeypatch):
 def test_a_run_resumes_with_the_same_bits(monkeypatch, stored, dataset, tmp_path):
     optim = OptimConfig(lr=0.01, schedule="cosine", warmup_steps=6)
     chosen = dataclasses.replace(runs.config(checkpoint_every=5), optim=optim)
+    monkeypatch.setattr(runs.module, "LOG_EVERY", 10)
     api.train(dataset.path, tmp_path / "whole", chosen)
     with monkeypatch.context() as patch, pytest.raises(runs._Killed):
         runs.killed_after(patch, 17)
@@ -92,6 +93,10 @@ def test_a_run_resumes_with_the_same_bits(monkeypatch, stored, dataset, tmp_path
     api.resume(tmp_path / "killed")
     assert runs.same(runs.tensors(tmp_path / "killed"), runs.tensors(tmp_path / "whole"))
     assert runs.log(tmp_path / "killed") == runs.log(tmp_path / "whole")
+    logged = {line["step"]: line["lr"] for line in runs.log(tmp_path / "whole") if "loss" in line}
+    steps = chosen.train.steps
+    assert logged == {step: optim.lr_at(step - 1, steps) for step in range(10, steps + 1, 10)}
+    assert len(set(logged.values())) == 4, "rate of the last step"
 
 
 def test_steps_on_a_device():
