@@ -231,7 +231,7 @@ def test_the_commit_comes_from_the_environment_where_there_is_no_git(monkeypatch
 
 def test_a_training_that_takes_too_long_leaves_its_curve(dataset):
     config = Config(train=TrainConfig(steps=10**8, eval_every=10, batch_size=8, patience=10**6))
-    found = training_curve.train(dataset.path, config, most_seconds=2.0)
+    found = training_curve.train(dataset.path, config, most_seconds=4.0)
     assert found["result"]["interrupted"] and found["in all, s"] < 60
     valid = [point["step"] for point in found["curve"] if point["split"] == "valid"]
     assert valid == list(range(10, 10 * len(valid) + 1, 10)) and valid
