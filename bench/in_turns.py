@@ -22,6 +22,9 @@ def main() -> None:
         module_of(part).add_arguments(options)
         options.add_argument("--save", help="name in bench/results/; not saved without it")
     arguments = parser.parse_args()
+    for name in ("out", "json", "picture"):
+        if getattr(arguments, name, None):
+            parser.error(f"--{name}: `remi-fast bench` has it; --save NAME keeps the result here")
     cases: list[dict[str, Any]] = []
     for case in measured({arguments.part: arguments}):
         cases.append(case)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 import remi_fast.functional as F
+from remi_fast.errors import BenchmarkError
 from remi_fast.kernels import ihn_loss_tiled, reference
 from remi_fast.kernels.multi_interest_ihn_loss import multi_interest_ihn_loss_rows
 from remi_fast.losses import total_loss
@@ -169,7 +170,7 @@ def cut_cross_entropy(x: LossInputs) -> Tensor:
 def liger(x: LossInputs) -> Tensor:
     """Liger's fused linear cross-entropy (Hsu et al., 2024), plain softmax."""
     if not x.negatives.is_cuda:
-        raise NotImplementedError("its kernels are for GPUs only")
+        raise BenchmarkError("its kernels are for GPUs only")
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
     fused = LigerFusedLinearCrossEntropyLoss(reduction="none")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from remi_fast.benchmark import resources
 from remi_fast.benchmark.turns import OURS, Checked, check_error, compared, make_all, take_turns
+from remi_fast.errors import BenchmarkError
 from remi_fast.models.item_table import ItemTable
 from remi_fast.retrieval.faiss_index import build, load_faiss
 from remi_fast.retrieval.search import search
@@ -115,7 +116,7 @@ def _by_tf32(find: Find, interests: Tensor) -> Tensor:
 
 def _faiss(table: ItemTable, k: int) -> Find:
     if table.weight.is_cuda:
-        raise NotImplementedError("it takes part on a CPU only")
+        raise BenchmarkError("it takes part on a CPU only")
     load_faiss().omp_set_num_threads(torch.get_num_threads())
     return partial(by_faiss, build(table, "Flat"), k=k)
 

@@ -52,7 +52,7 @@ class ItemTable(nn.Module):
         """num_items: I, padding included; std: of the normal initialisation, sqrt(2 / d) if None;
         device: where to make it (a large table would not pass through another), as `generator`.
         room_for_moments: on the CPU an optimizer puts the two moments of a row behind it, so that
-        all are on one page of memory: faster from 10^6 items on. `weight` is not contiguous then.
+        all are on one page of memory: faster beyond 10^6 items. `weight` is not contiguous then.
 
         Raises ValueError if there is no item beside the padding row.
         """
