@@ -1,6 +1,7 @@
 """Run what waits for a GPU, piece by piece, each within its own time; go on where it was left.
 
-    sh bench/run_gpu.sh [--plan | --rehearse] [--again] [--within S] [--limit S] [PIECE...]
+    sh bench/run_gpu.sh [--plan | --rehearse] [--again] [--within S] [--limit S] [--jobs N]
+                        [PIECE...]
 
 A piece that passed is skipped. Results are bench/results/gpu_PIECE.json, gpu_pieces.json says how
 each piece ended, the output is build/gpu/PIECE.log; where OUT names a folder, all of it is in
@@ -16,10 +17,13 @@ import subprocess
 import sys
 import tarfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
+from itertools import groupby
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from xml.etree import ElementTree
 
@@ -89,8 +93,14 @@ def words(piece: Piece, report: Path, rehearsal: bool) -> list[str]:
     return [*under, sys.executable, "-m", *given, *(piece.small if rehearsal else ())]
 
 
-def run(piece: Piece, logs: Path, rehearsal: bool) -> dict[str, Any]:
-    """Run the piece within its limit; its output goes to a file of `logs`."""
+def end(process: int) -> None:
+    """Kill the process and all that it has started."""
+    with suppress(ProcessLookupError):  # all have ended
+        os.killpg(process, signal.SIGKILL)
+
+
+def run(piece: Piece, logs: Path, rehearsal: bool, running: set[int]) -> dict[str, Any]:
+    """Run the piece within its limit, as one of `running`; its output goes to a file of `logs`."""
     logs.mkdir(parents=True, exist_ok=True)
     report = logs / f"{piece.name}.xml"
     report.unlink(missing_ok=True)
@@ -105,14 +115,15 @@ def run(piece: Piece, logs: Path, rehearsal: bool) -> dict[str, Any]:
             stderr=subprocess.STDOUT,
             process_group=0,  # what it starts ends with it
         )
+        running.add(process.pid)
         try:
             status = PASSED if process.wait(piece.limit) == 0 else FAILED
         except subprocess.TimeoutExpired:
             status = LATE
         finally:
-            with suppress(ProcessLookupError):  # all have ended
-                os.killpg(process.pid, signal.SIGKILL)
+            end(process.pid)
             process.wait()
+            running.discard(process.pid)
     ending = {"status": status, "seconds": round(time.monotonic() - start, 1)}
     if piece.is_test and report.exists() and not rehearsal:
         tests = tests_of(report)
@@ -147,32 +158,69 @@ def hand_out(folder: Path, logs: Path) -> None:
             archive.add(path, path.relative_to(ROOT) if path.is_relative_to(ROOT) else path.name)
 
 
-def go_through(todo: list[Piece], options: argparse.Namespace, free: int) -> dict[str, str]:
-    """Run the pieces that have not passed; return how every one stands."""
-    folder, logs = results.FOLDER, LOGS
-    if options.rehearse:
-        folder = logs = Path(os.environ["REMI_FAST_RESULTS"])
-    index = Index(folder)
-    end = time.monotonic() + options.within
-    stands = {}
-    for piece in todo:
-        if index.passed(piece) and not options.again:
-            stands[piece.name] = f"{PASSED} before, at {index.ended[piece.name]['commit']}"
-            continue
-        if reason := unable(piece, free, options.rehearse):
+class Round:
+    """One run of the script: what has passed, what may still start, and how every piece ended."""
+
+    def __init__(self, options: argparse.Namespace, free: int) -> None:
+        self._options = options
+        self._free = free
+        self._folder, self._logs = results.FOLDER, LOGS
+        if options.rehearse:
+            self._folder = self._logs = Path(os.environ["REMI_FAST_RESULTS"])
+        self._index = Index(self._folder)
+        self._end = time.monotonic() + options.within
+        self._keeping = Lock()
+        self._running: set[int] = set()
+
+    def __call__(self, piece: Piece) -> str:
+        """Run the piece, unless it has passed; return how it stands."""
+        if self._index.passed(piece) and not self._options.again:
+            return f"{PASSED} before, at {self._index.ended[piece.name]['commit']}"
+        output = ""
+        if reason := unable(piece, self._free, self._options.rehearse):
             ending = {"status": CANNOT, "why": reason}
-        elif time.monotonic() + piece.limit > end:
-            stands[piece.name] = WAITING
-            continue
+        elif time.monotonic() + piece.limit > self._end:
+            return WAITING
         else:
             print(f"\n== {piece.name}: {piece.what}, {piece.limit} s at most", flush=True)
-            ending = run(piece, logs, options.rehearse)
-            output = (logs / f"{piece.name}.log").read_text(encoding="utf-8", errors="replace")
-            print("\n".join(output.splitlines()[-SHOWN:]), flush=True)
-        index.record(piece, ending)
-        hand_out(folder, logs)
-        stands[piece.name] = ", ".join(str(value) for value in ending.values())
+            ending = run(piece, self._logs, self._options.rehearse, self._running)
+            path = self._logs / f"{piece.name}.log"
+            output = path.read_text(encoding="utf-8", errors="replace")
+        stands = ", ".join(str(value) for value in ending.values())
+        with self._keeping:
+            if output:
+                print(f"\n-- {piece.name}: {stands}", *output.splitlines()[-SHOWN:], sep="\n")
+            self._index.record(piece, ending)
+            hand_out(self._folder, self._logs)
+        return stands
+
+    def side_by_side(self, todo: list[Piece], jobs: int) -> list[str]:
+        """How each stands, `jobs` at a time."""
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                return list(pool.map(self, todo))
+            except KeyboardInterrupt:  # what waits is not started: `map` sees to it
+                for process in list(self._running):
+                    end(process)
+                raise
+
+
+def go_through(todo: list[Piece], options: argparse.Namespace, free: int) -> dict[str, str]:
+    """Run the pieces that have not passed, tests side by side; return how every one stands."""
+    this = Round(options, free)
+    stands: dict[str, str] = {}
+    for are_tests, group in groupby(todo, lambda piece: piece.is_test):
+        pieces = list(group)
+        ended = this.side_by_side(pieces, options.jobs if are_tests else 1)
+        stands |= zip((piece.name for piece in pieces), ended, strict=True)
     return stands
+
+
+def a_number(text: str) -> int:
+    """Of jobs: argparse shows the error."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number from 1")
+    return int(text)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -184,6 +232,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--within", type=float, default=float("inf"), metavar="SECONDS",
         help="start no piece whose limit would end later",
+    )  # fmt: skip
+    made.add_argument(
+        "--jobs", type=a_number, default=max(1, min(8, (os.cpu_count() or 1) // 2)), metavar="N",
+        help="tests side by side (here %(default)s); what is measured runs alone",
     )  # fmt: skip
     made.add_argument("--limit", type=int, metavar="SECONDS", help="another one, of every piece")
     made.add_argument(

@@ -27,6 +27,8 @@ class AdamState:
     rows contiguous and equally far apart in all three; stamp: (I,) int32. Row 0 is padding: it is
     read as it is and never updated.
     native: the step sizes and the C++ view of these tensors that was made with them.
+
+    Raises ValueError if the shapes or the distances of the rows do not fit together.
     """
 
     weight: Tensor
@@ -34,6 +36,22 @@ class AdamState:
     exp_avg_sq: Tensor
     stamp: Tensor
     native: "tuple[np.ndarray, C.AdamView] | None" = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        shape, strides = tuple(self.weight.shape), self.weight.stride()
+        for name in ("weight", "exp_avg", "exp_avg_sq"):
+            tensor: Tensor = getattr(self, name)
+            if tensor.dim() != 2 or tuple(tensor.shape) != shape:
+                raise ValueError(
+                    f"{name}: got shape {tuple(tensor.shape)}, expected (I, d), the weight's: {shape}"
+                )
+            if tensor.stride() != strides or strides[1] != 1 or strides[0] < shape[1]:
+                raise ValueError(
+                    f"{name}: got strides {tensor.stride()}, expected rows that are contiguous, one "
+                    f"after the other, and as far apart as the weight's: {strides}"
+                )
+        if tuple(self.stamp.shape) != shape[:1]:
+            raise ValueError(f"stamp: got shape {tuple(self.stamp.shape)}, expected {shape[:1]}")
 
 
 class StepTable:

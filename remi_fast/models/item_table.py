@@ -16,6 +16,8 @@ from remi_fast.kernels.checks import (
 )
 from remi_fast.kernels.memory import has_room, spread, table_zeros
 
+_WITH_MOMENTS = 3  # parts of a row: itself, and Adam's two moments
+
 
 class RowSource(Protocol):
     """What an optimizer that owns late rows offers to the table (see DeferredAdam)."""
@@ -68,7 +70,11 @@ class ItemTable(nn.Module):
             check_weight("std", std)
         where = torch.get_default_device() if device is None else torch.device(device)
         weight = table_zeros(
-            num_items, dim, dtype=torch.float32, device=where, room=3 if room_for_moments else 1
+            num_items,
+            dim,
+            dtype=torch.float32,
+            device=where,
+            room=_WITH_MOMENTS if room_for_moments else 1,
         )
         weight.normal_(0.0, math.sqrt(2 / dim) if std is None else std, generator=generator)
         weight[0] = 0
@@ -91,13 +97,13 @@ class ItemTable(nn.Module):
         Where there is room for the moments, the rows of `weight` move apart for it, in place.
         """
         weight = self.weight.detach()
-        if not has_room(weight, 3):
+        if not has_room(weight, _WITH_MOMENTS):
             dtype, device = weight.dtype, weight.device
             exp_avg, exp_avg_sq = (
                 table_zeros(*weight.shape, dtype=dtype, device=device) for _ in range(2)
             )
             return weight, exp_avg, exp_avg_sq
-        weight, exp_avg, exp_avg_sq = spread(weight, 3).unbind(1)
+        weight, exp_avg, exp_avg_sq = spread(weight, _WITH_MOMENTS).unbind(1)
         self.weight.data = weight
         return weight, exp_avg, exp_avg_sq
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -108,6 +109,84 @@ def test_what_has_passed_is_not_run_again(gpu, tmp_path, monkeypatch):
     monkeypatch.setattr(run_pieces, "run", lambda p, *_: ran.append(p.name) or {"status": PASSED})
     assert main([]) == 0 and ran == ["bad"]
     assert main(["--again"]) == 0 and ran == ["bad", "fine", "bad"]
+
+
+def waits_for(mine, other, tmp_path):
+    """A test that passes only while the other runs, too."""
+    file = tmp_path / f"test_{mine}.py"
+    file.write_text(
+        "import pathlib, time\n"
+        "def test_meets():\n"
+        f"    here = pathlib.Path({str(tmp_path)!r})\n"
+        f"    (here / {mine!r}).touch()\n"
+        "    end = time.monotonic() + 30\n"
+        f"    while not (here / {other!r}).exists():\n"
+        "        assert time.monotonic() < end\n"
+        "        time.sleep(0.01)\n",
+        encoding="utf-8",
+    )
+    words = ("pytest", "-q", "-p", "no:cacheprovider", str(file))
+    return Piece(f"tests-{mine}", "", 60, words, ())
+
+
+def test_tests_run_side_by_side_and_measurements_alone(gpu, tmp_path, monkeypatch):
+    measured = Piece("measured", "", 60, ("json.tool", "--help"), ())
+    gpu(waits_for("a", "b", tmp_path), waits_for("b", "a", tmp_path), measured, FINE)
+    active, most = [], []
+    run = run_pieces.run
+
+    def watched(piece, *rest):
+        if piece.is_test:
+            return run(piece, *rest)
+        active.append(piece.name)
+        ending = run(piece, *rest)
+        time.sleep(0.3)
+        most.append(len(active))
+        active.remove(piece.name)
+        return ending
+
+    monkeypatch.setattr(run_pieces, "run", watched)
+    assert main(["--jobs", "2"]) == 0
+    assert list(stands(tmp_path).values()) == [PASSED] * 4 and most == [1, 1]
+
+
+def test_ctrl_c_ends_all_that_run(gpu, tmp_path):
+    script = (
+        "import sys; from bench import gpu_pieces, results, run_pieces as r; "
+        "from pathlib import Path; from bench.gpu_pieces import Piece; "
+        "here = Path(sys.argv[1]); results.FOLDER = here / 'results'; r.LOGS = here / 'logs'; "
+        "r.free_gpu_memory = lambda: 1; "
+        "words = ('pytest', '-q', '-p', 'no:cacheprovider', str(here / 'test_it.py')); "
+        "known = [Piece(f'tests-{n}', '', 60, words, ()) for n in 'abc']; "
+        "gpu_pieces.pieces = lambda: known; sys.exit(r.main(['--jobs', '2']))"
+    )
+    (tmp_path / "test_it.py").write_text(
+        "import os, pathlib, time\n"
+        f"here = pathlib.Path({str(tmp_path)!r})\n"
+        "def test_waits():\n"
+        "    (here / f'pid{os.getpid()}').touch()\n"
+        "    time.sleep(60)\n",
+        encoding="utf-8",
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT)
+    end = time.monotonic() + 50
+    while len(found := list(tmp_path.glob("pid*"))) < 2:
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) != 0
+    assert len(list(tmp_path.glob("pid*"))) == 2  # the third did not start
+    for path in found:
+        assert not Path("/proc", path.name.removeprefix("pid")).exists()
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "two"])
+def test_at_least_one_at_a_time(gpu, jobs, capsys):
+    gpu(FINE)
+    with pytest.raises(SystemExit) as stopped:
+        main([f"--jobs={jobs}"])
+    assert stopped.value.code == 2
+    assert f"--jobs: got '{jobs}', expected a number from 1" in capsys.readouterr().err
 
 
 def test_no_piece_starts_that_could_end_too_late(gpu, tmp_path, capsys):
