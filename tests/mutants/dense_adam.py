@@ -61,7 +61,7 @@ AROUND = [
            ("strides are not heeded", f"{DENSE}strided_gradients",
             "tuple(gradient.contiguous() for gradient in weights.gradient)",
             "tuple(weights.gradient)"),
-           ("too few programs", f"{COUNTED}[triton]",
+           ("too few programs", ERRORS,
             "sum(max(1, triton.cdiv(size, _ELEMENTS)) for size in sizes)",
             "sum(triton.cdiv(size, _ELEMENTS) for size in sizes)")),
     *group(OPERATION,
