@@ -41,14 +41,13 @@ class AdamState:
         shape, strides = tuple(self.weight.shape), self.weight.stride()
         for name in ("weight", "exp_avg", "exp_avg_sq"):
             tensor: Tensor = getattr(self, name)
-            if tensor.dim() != 2 or tuple(tensor.shape) != shape:
-                raise ValueError(
-                    f"{name}: got shape {tuple(tensor.shape)}, expected (I, d), the weight's: {shape}"
-                )
+            got = tuple(tensor.shape)
+            if tensor.dim() != 2 or got != shape:
+                raise ValueError(f"{name}: got shape {got}, expected (I, d), the weight's: {shape}")
             if tensor.stride() != strides or strides[1] != 1 or strides[0] < shape[1]:
                 raise ValueError(
-                    f"{name}: got strides {tensor.stride()}, expected rows that are contiguous, one "
-                    f"after the other, and as far apart as the weight's: {strides}"
+                    f"{name}: got strides {tensor.stride()}, expected rows that are contiguous, "
+                    f"one after the other, and as far apart as the weight's: {strides}"
                 )
         if tuple(self.stamp.shape) != shape[:1]:
             raise ValueError(f"stamp: got shape {tuple(self.stamp.shape)}, expected {shape[:1]}")

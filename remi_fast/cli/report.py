@@ -21,8 +21,9 @@ def add_arguments(parser: "ArgumentParser") -> None:
 
 def run(arguments: Any) -> int:
     """Read the runs, look into their models, write the page and the figures."""
-    _check_matplotlib()
-    from remi_fast import files
+    from remi_fast import extras, files
+
+    extras.load("matplotlib", "report", "the page")
     from remi_fast.report import figures, page, style
     from remi_fast.report.probe import probe
     from remi_fast.report.runs import read
@@ -47,15 +48,6 @@ def run(arguments: Any) -> int:
             files.write_file(folder / f"{picture.name}.png", partial(style.png, picture.figure))
         print(f"{folder}: {len(pictures)} PNGs")
     return 0
-
-
-def _check_matplotlib() -> None:
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            f"the figures: got {error}, expected it installed: pip install matplotlib"
-        ) from None
 
 
 def _out(name: str | None, first: Path) -> Path:

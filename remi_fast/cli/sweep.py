@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from remi_fast import extras
 from remi_fast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -123,12 +124,9 @@ def _search(space: "Space") -> Callable[..., "Runs"]:
     """The function that searches. Raises ConfigError for what it lacks."""
     if not space:
         raise ConfigError("--optuna: got no --grid, expected lists or ranges to choose from")
-    try:
-        from remi_fast.sweep.search import search
-    except ImportError as error:
-        raise ConfigError(
-            f"--optuna: got {error}, expected it installed: pip install optuna"
-        ) from None
+    extras.load("optuna", "sweep", "--optuna")
+    from remi_fast.sweep.search import search
+
     return search
 
 
@@ -189,7 +187,7 @@ def _draw(rows: Sequence["Row"], data: str, path: Path) -> str:
     try:
         from remi_fast.sweep.picture import draw
     except ImportError as error:
-        print(f"no picture ({error}): pip install matplotlib", file=sys.stderr)
+        print(f"no picture ({error}): pip install 'remi-fast[sweep]'", file=sys.stderr)
         return ""
     draw(rows, data, path)
     return f"; {path.name}"

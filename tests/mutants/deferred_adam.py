@@ -272,7 +272,7 @@ STEPS = group(
      " or strides[0] < shape[1]:",
      ":"),
     ("a moment of another shape", f"{ADAM}state_of_unequal_shapes_is_refused[exp_avg]",
-     " or tuple(tensor.shape) != shape:",
+     " or got != shape:",
      ":"),
     ("horizon of the first moment alone", betas(2),
      "shrinks = log_beta1 - math.log(self.beta2) / 2",

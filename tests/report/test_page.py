@@ -191,5 +191,6 @@ def test_without_matplotlib(trained, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["report", str(trained / "_remi"), "--out", str(tmp_path / "r.html")]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("remi-fast report: the figures: got ") and "pip install" in error
+    assert error.startswith("remi-fast report: the page needs the package matplotlib, ")
+    assert "`pip install 'remi-fast[report]'`, got: " in error
     assert not list(tmp_path.iterdir())

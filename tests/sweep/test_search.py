@@ -90,5 +90,6 @@ def test_without_optuna(dataset, tmp_path, capsys, monkeypatch):
     command = ["sweep", str(dataset.path), "--out", str(tmp_path / "sweep"), "--optuna", "5"]
     assert main([*command, "--grid", "loss.beta=0.01..100"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("remi-fast sweep: --optuna: got ") and "pip install optuna" in error
+    assert error.startswith("remi-fast sweep: --optuna needs the package optuna, expected it from ")
+    assert "`pip install 'remi-fast[sweep]'`, got: " in error
     assert not (tmp_path / "sweep").exists()

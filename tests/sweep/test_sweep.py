@@ -162,7 +162,8 @@ def test_without_matplotlib_a_sweep_ends_well(dataset, tmp_path, capsys, made_up
     out = tmp_path / "sweep"
     assert main(["sweep", str(dataset.path), "--out", str(out), "--grid", "loss.beta=1,2"]) == 0
     printed = capsys.readouterr()
-    assert printed.err.count("pip install matplotlib") == 1 and "picture.png" not in printed.out
+    assert printed.err.count("pip install 'remi-fast[sweep]'") == 1
+    assert "picture.png" not in printed.out
     assert (out / "table.md").read_text().count("\n") == 4 and not (out / "picture.png").exists()
 
 
