@@ -38,6 +38,7 @@ def query(history, length, backend):
         (torch.tensor([-1, 3]), "length: got -1, expected 0 <= length <= 3"),
         (torch.tensor([[1, 3]]), r"length: got shape \(1, 2\), expected \(2,\)"),
     ],
+    ids=["float", "bool", "beyond", "negative", "shape"],
 )
 def test_lengths_that_are_none(operation, length, message, backend):
     with pytest.raises(ValueError, match=message):

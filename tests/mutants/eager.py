@@ -108,6 +108,20 @@ DENSE_ADAM = group(
      "[*gradients, *self._parameters]"),
 )  # fmt: skip
 
+LENGTHS = "tests/kernels/test_checks.py::test_lengths_that_are_none"
+HISTORIES = group(
+    "kernels/checks.py",
+    ("lengths of no whole number", f"{LENGTHS}[float-capsules-native]",
+     "if length.is_floating_point() or length.is_complex() or",
+     "if"),
+    ("lengths beyond the history", f"{LENGTHS}[beyond-capsules-native]",
+     "if not 0 <= found <= history.shape[1]:",
+     "if not 0 <= found:"),
+    ("negative lengths", f"{LENGTHS}[negative-query-reference]",
+     "if not 0 <= found <= history.shape[1]:",
+     "if not found <= history.shape[1]:"),
+)  # fmt: skip
+
 FINITE = group(
     "kernels/finite.py",
     ("float64 goes to the code for float32", f"{NON_FINITE}every_element_is_looked_at[1]",
@@ -255,6 +269,6 @@ ADAM_STATE = [
 ]  # fmt: skip
 
 MUTANTS = [
-    *RANDOM, *PERMUTING, *DRAWING, *FINITE, *DENSE_ADAM, *ATTENDING, *IN_TILES, *CALLING,
-    *ADAM_STATE,
+    *RANDOM, *PERMUTING, *DRAWING, *HISTORIES, *FINITE, *DENSE_ADAM, *ATTENDING, *IN_TILES,
+    *CALLING, *ADAM_STATE,
 ]  # fmt: skip
