@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from remi_fast.kernels.philox import DEMO, bounded, random_words
+from remi_fast.kernels.philox import BENCHMARK, bounded, random_words
 
 
 def sequences(
@@ -15,10 +15,10 @@ def sequences(
     """
     low = max(5, mean_length // 2)
     lengths = low + bounded(
-        random_words(np.arange(num_users), 0, DEMO, seed), 2 * (mean_length - low) + 1
+        random_words(np.arange(num_users), 0, BENCHMARK, seed), 2 * (mean_length - low) + 1
     )
     offsets = np.concatenate(([0], np.cumsum(lengths)))
-    unit = bounded(random_words(np.arange(offsets[-1]), 1, DEMO, seed), 2**31) / 2**31
+    unit = bounded(random_words(np.arange(offsets[-1]), 1, BENCHMARK, seed), 2**31) / 2**31
     ranks = np.exp(unit * np.log(float(num_items - 1)))
     return np.minimum(ranks, num_items - 1).astype(np.int32), offsets
 

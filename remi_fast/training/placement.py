@@ -6,7 +6,7 @@ from remi_fast.config import Config
 from remi_fast.data.dataset import Dataset
 from remi_fast.errors import ConfigError
 from remi_fast.kernels.device_batches import device_bytes
-from remi_fast.kernels.ihn_loss import MAX_TRITON_DIM
+from remi_fast.kernels.dispatch import MAX_TRITON_DIM
 from remi_fast.kernels.self_attentive import MAX_TRITON_INTERESTS, MAX_TRITON_POSITIONS
 
 # What a step on the device can be made of: no part of it has to ask the host.

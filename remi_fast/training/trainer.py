@@ -21,7 +21,7 @@ from remi_fast import files
 from remi_fast.config import Config
 from remi_fast.data.dataset import Dataset
 from remi_fast.errors import ConfigError, DataError, RunFolderError
-from remi_fast.kernels.native import C
+from remi_fast.kernels.threads import set_num_threads
 from remi_fast.models.recommender import MultiInterestModel, make_model
 from remi_fast.retrieval.evaluate import evaluate, held_out_users
 from remi_fast.training import checkpoint, popularity
@@ -246,8 +246,7 @@ class _RunningMean:
 
 def set_threads(threads: int) -> None:
     """Use so many CPU threads, in PyTorch and in the C++ code; 0 is one a core."""
-    C.set_num_threads(threads)
-    torch.set_num_threads(C.num_threads())
+    torch.set_num_threads(set_num_threads(threads))
 
 
 def new_model(config: Config, num_items: int) -> MultiInterestModel:
