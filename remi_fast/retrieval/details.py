@@ -11,7 +11,7 @@ import torch
 from remi_fast.data.dataset import Dataset
 from remi_fast.retrieval.categories import Categories
 from remi_fast.retrieval.diversity import check_coefficient, diversify
-from remi_fast.retrieval.evaluate import DEFAULT_KS, Block, UserEncoder, blocks, held_out_users
+from remi_fast.retrieval.evaluate import DEFAULT_KS, Block, RetrievalModel, blocks, held_out_users
 from remi_fast.retrieval.metrics import (
     Floats,
     Ints,
@@ -20,15 +20,13 @@ from remi_fast.retrieval.metrics import (
     ranking_metrics,
     self_information,
 )
-from remi_fast.retrieval.search import ItemVectors
 
 Masks = npt.NDArray[np.bool_]
 HistoryGroups = Callable[[Ints], Iterator[tuple[str, Masks]]]
 
 
 def per_user(
-    encoder: UserEncoder,
-    items: ItemVectors,
+    model: RetrievalModel,
     dataset: Dataset,
     split: str,
     *,
@@ -41,7 +39,7 @@ def per_user(
     """
     parts = [
         ranking_metrics(block.found.ids.numpy(), block.targets, block.offsets, ks)
-        for block in blocks(encoder, items, dataset, split, max(ks), exclude_seen=exclude_seen)
+        for block in blocks(model, dataset, split, max(ks), exclude_seen=exclude_seen)
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -66,8 +64,7 @@ class Means:
 
 
 def evaluate_in_detail(
-    encoder: UserEncoder,
-    items: ItemVectors,
+    model: RetrievalModel,
     dataset: Dataset,
     split: str,
     *,
@@ -80,7 +77,7 @@ def evaluate_in_detail(
     """The metrics of `evaluate`, and more; see docs/evaluation.md for the formulas.
 
     Args:
-        encoder, items, dataset, split, ks, exclude_seen: as in `evaluate`.
+        model, dataset, split, ks, exclude_seen: as in `evaluate`.
         training_counts: (I,), how often each item occurs in training.
         categories: (I,) int64 of the items, for diversity.
         coefficients: of diversity, each 0 to 1e30; needs categories.
@@ -98,12 +95,11 @@ def evaluate_in_detail(
     if coefficients and categories is None:
         raise ValueError("categories: got None, expected (I,) where there are coefficients")
     counts = np.asarray(training_counts)
-    plain, lists = Means(), ListCounts(ks, items.num_items)
+    plain, lists = Means(), ListCounts(ks, model.num_items)
     groups = _Groups(history_groups(dataset, split), popularity_groups(counts), ks)
     sweep = [(coefficient, Means()) for coefficient in coefficients]
     for block in blocks(
-        encoder,
-        items,
+        model,
         dataset,
         split,
         max(ks),

@@ -20,8 +20,8 @@ DEFAULT_KS = (20, 50)
 USERS_AT_ONCE = 1024
 
 
-class UserEncoder(Protocol):
-    """What turns histories into interests."""
+class RetrievalModel(ItemVectors, Protocol):
+    """Item vectors, and the interests of users to find them by."""
 
     max_history: int
 
@@ -50,8 +50,7 @@ def held_out_users(dataset: Dataset, split: str) -> EvalSplit:
 
 
 def evaluate(
-    encoder: UserEncoder,
-    items: ItemVectors,
+    model: RetrievalModel,
     dataset: Dataset,
     split: str,
     *,
@@ -62,7 +61,7 @@ def evaluate(
     """Mean recall, hit_rate and ndcg at each k, and the number of "users" they are means over.
 
     Args:
-        encoder, items: the model, twice.
+        model: such as a MultiInterestModel.
         dataset, split: whose users, "valid" or "test".
         ks: cut-offs; one above the number of items counts all of them.
         max_users: evaluate an evenly spaced sample of the users only.
@@ -74,7 +73,7 @@ def evaluate(
     sums: dict[str, float] = {}
     users = 0
     for block in blocks(
-        encoder, items, dataset, split, max(ks), max_users=max_users, exclude_seen=exclude_seen
+        model, dataset, split, max(ks), max_users=max_users, exclude_seen=exclude_seen
     ):
         ranked = block.found.ids.numpy()
         users += len(ranked)
@@ -84,8 +83,7 @@ def evaluate(
 
 
 def blocks(
-    encoder: UserEncoder,
-    items: ItemVectors,
+    model: RetrievalModel,
     dataset: Dataset,
     split: str,
     k: int,
@@ -107,11 +105,11 @@ def blocks(
     for block in user_blocks(every[:, 0], every[:, 1], USERS_AT_ONCE):
         spans = every[block]
         start, cut, end = spans.T
-        history, length = last_items(dataset.items, start, cut, encoder.max_history)
-        interests = encoder.interests(torch.from_numpy(history), torch.from_numpy(length))
+        history, length = last_items(dataset.items, start, cut, model.max_history)
+        interests = model.interests(torch.from_numpy(history), torch.from_numpy(length))
         seen = torch.from_numpy(padded(dataset.items, start, cut)) if exclude_seen else None
-        most = candidates_for(k, interests.shape[1] if per_interest else 1, items.num_items)
-        found = search(interests, items, most, seen)
+        most = candidates_for(k, interests.shape[1] if per_interest else 1, model.num_items)
+        found = search(interests, model, most, seen)
         offsets = np.concatenate([[0], np.cumsum(end - cut)])
         position = np.arange(offsets[-1]) + np.repeat(cut - offsets[:-1], end - cut)
         yield Block(spans, found, dataset.items[position].astype(np.int64), offsets)

@@ -157,7 +157,7 @@ class Trainer:
 
     def evaluate(self, split: str, max_users: int | None = None) -> dict[str, float]:
         """Recall, hit rate and ndcg at 20 and 50 of the model as it is now."""
-        return evaluate(self.model, self.model, self.dataset, split, max_users=max_users)
+        return evaluate(self.model, self.dataset, split, max_users=max_users)
 
     def _out_of_patience(self) -> bool:
         return self.evaluations_since_best >= self.config.train.patience

@@ -195,8 +195,8 @@ SEARCHING = group(
 EVALUATING = group(
     "remi_fast/retrieval/evaluate.py",
     ("the history has the targets in it", BY_HAND,
-     "last_items(dataset.items, start, cut, encoder.max_history)",
-     "last_items(dataset.items, start, end, encoder.max_history)"),
+     "last_items(dataset.items, start, cut, model.max_history)",
+     "last_items(dataset.items, start, end, model.max_history)"),
     ("targets of the first user", BY_HAND,
      "np.repeat(cut - offsets[:-1], end - cut)",
      "np.repeat(cut, end - cut)"),
