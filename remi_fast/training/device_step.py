@@ -6,12 +6,12 @@ fewer than a graph's, the same function launches the same kernels one by one, wi
 
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from remi_fast.data.device_loader import DeviceBatchLoader
-from remi_fast.data.uploaded_batches import UploadedBatches
+from remi_fast.data.loader import Batch
 from remi_fast.kernels.device_batches import Buffers
 from remi_fast.kernels.side_stream import SideStream
 from remi_fast.kernels.step_guard import StepGuard, StepMade, look
@@ -20,6 +20,27 @@ from remi_fast.training.step import Prepared, StepLoss, TrainingStep
 
 STEPS_A_REPLAY = 20  # divides the steps between two log lines
 _READ_AT_ONCE = 1000  # steps whose losses are kept on the device, until the host reads them
+
+
+class DeviceBatches(Protocol):
+    """Where the batches of a DeviceStep come from, on the device of its model."""
+
+    def slots(self, count: int) -> list[Buffers]:
+        """Memory for so many batches, which a graph holds."""
+
+    def fill(self, first: int, count: int) -> None:
+        """What the host has to do before the steps first..first + count - 1, the next ones, are
+        launched: make their batches, and start the copy of each to its slot. Nothing where `draw`
+        makes them on the device."""
+
+    def draw(self, step: Tensor, out: Buffers) -> Batch:
+        """The batch of the step whose number is on the device, in its slot; waits for nothing."""
+
+    def batch(self, step: int) -> Batch:
+        """Batch `step`, in memory of its own."""
+
+    def close(self) -> None:
+        """No batch is made any more."""
 
 
 class DeviceStep:
@@ -32,7 +53,7 @@ class DeviceStep:
     def __init__(
         self,
         training_step: TrainingStep,
-        batches: DeviceBatchLoader | UploadedBatches,
+        batches: DeviceBatches,
         *,
         steps_a_replay: int = STEPS_A_REPLAY,
     ) -> None:
