@@ -90,38 +90,26 @@ def evaluate_in_detail(
     Raises:
         ValueError: a coefficient out of range, or without categories. DataError: no users.
     """
-    for value in coefficients:
-        check_coefficient(value)
-    if coefficients and categories is None:
-        raise ValueError("categories: got None, expected (I,) where there are coefficients")
+    sweep = _DiversitySweep(coefficients, categories, ks)
     counts = np.asarray(training_counts)
     plain, lists = Means(), ListCounts(ks, model.num_items)
     groups = _Groups(history_groups(dataset, split), popularity_groups(counts), ks)
-    sweep = [(coefficient, Means()) for coefficient in coefficients]
-    for block in blocks(
-        model,
-        dataset,
-        split,
-        max(ks),
-        exclude_seen=exclude_seen,
-        per_interest=bool(coefficients),
-    ):
+    options = {"exclude_seen": exclude_seen, "per_interest": bool(coefficients)}
+    for block in blocks(model, dataset, split, max(ks), **options):
         ranked = block.found.ids[:, : max(ks)].numpy()
         values = ranking_metrics(ranked, block.targets, block.offsets, ks)
         lists.add(ranked)
         groups.add(block, ranked, values)
-        if categories is None:
-            plain.add(values)
-            continue
-        plain.add(values | diversity(categories, ranked, ks))
-        for coefficient, means in sweep:
-            means.add(_diversified(block, categories, ks, coefficient))
+        if categories is not None:
+            values |= diversity(categories, ranked, ks)
+        plain.add(values)
+        sweep.add(block)
     metrics = plain.metrics()
     users = metrics.pop("users")
     return {
         "metrics": metrics | lists.metrics(self_information(counts)) | {"users": users},
         "groups": groups.metrics(),
-        "diversity": [{"coefficient": value, **means.metrics()} for value, means in sweep],
+        "diversity": sweep.metrics(),
     }
 
 
@@ -191,6 +179,30 @@ def _of_targets(
     number = np.bincount(owner, minlength=len(ranked))
     offsets = np.concatenate([[0], np.cumsum(number[number > 0])])
     return ranking_metrics(ranked[number > 0], block.targets[wanted], offsets, ks)
+
+
+class _DiversitySweep:
+    """Means over the users at each coefficient of diversity."""
+
+    def __init__(
+        self, coefficients: Sequence[float], categories: Categories | None, ks: tuple[int, ...]
+    ) -> None:
+        for value in coefficients:
+            check_coefficient(value)
+        if coefficients and categories is None:
+            raise ValueError("categories: got None, expected (I,) where there are coefficients")
+        self.categories, self.ks = categories, ks
+        self.means = [(coefficient, Means()) for coefficient in coefficients]
+
+    def add(self, block: Block) -> None:
+        """Users with their candidates."""
+        for coefficient, means in self.means:
+            assert self.categories is not None
+            means.add(_diversified(block, self.categories, self.ks, coefficient))
+
+    def metrics(self) -> list[dict[str, float]]:
+        """For each coefficient, in order."""
+        return [{"coefficient": value, **means.metrics()} for value, means in self.means]
 
 
 def _diversified(
