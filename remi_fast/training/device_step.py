@@ -64,7 +64,7 @@ class DeviceStep:
         self._optimizer.reserve(training_step.config.train.steps)  # a graph reads it where it is
         self._number = self._optimizer.step_on_device
         self._guard = StepGuard(_READ_AT_ONCE, self._number.device)
-        self._optimizer.heed(self._guard)
+        self._optimizer.use_guard(self._guard)
         self._ahead, self._beside = (SideStream(self._number.device) for _ in range(2))
         self._steps_a_replay = steps_a_replay
         self._offsets = torch.arange(steps_a_replay, device=self._number.device)
@@ -79,7 +79,7 @@ class DeviceStep:
         """
         first, count = self._optimizer.steps_taken, min(most, _READ_AT_ONCE)
         growing = min(count, max(0, self._loss.beta_warmup - first))  # steps of another beta each
-        self._optimizer.announce([])  # the device is at the step that the host is at
+        self._optimizer.schedule_steps([])  # the device is at the step that the host is at
         self._made_of.dense_optimizer.make_state()
         if self._replay is None and count - growing >= self._steps_a_replay:
             self._replay = self._recorded()
@@ -100,7 +100,7 @@ class DeviceStep:
 
     def _make_ready(self, step: int, count: int) -> None:
         """What the host has to do for steps: while the device makes those before them."""
-        self._optimizer.announce([self._made_of.rate(n) for n in range(step, step + count)])
+        self._optimizer.schedule_steps([self._made_of.rate(n) for n in range(step, step + count)])
         self._batches.fill(step, count)
 
     def close(self) -> None:
