@@ -147,8 +147,6 @@ void register_loader(py::module_& m) {
              "length"_a.noconvert(), "target"_a.noconvert(), "user"_a.noconvert())
         .def_property_readonly("num_users",
                                [](const SamplerHandle& s) { return s.sampler->num_users(); })
-        .def_property_readonly("num_targets",
-                               [](const SamplerHandle& s) { return s.sampler->num_targets(); })
         .def_property_readonly("with_replacement", [](const SamplerHandle& s) {
             return s.sampler->with_replacement();
         });
