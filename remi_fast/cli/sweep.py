@@ -51,11 +51,11 @@ def add_arguments(parser: "ArgumentParser") -> None:
     )
 
 
-def arrange(words: list[str]) -> list[str]:
+def arrange(words: list[str], parser: "ArgumentParser") -> list[str]:
     """As for `train`."""
     from remi_fast.cli import train
 
-    return train.arrange(words)
+    return train.arrange(words, parser)
 
 
 def run(arguments: Any) -> int:

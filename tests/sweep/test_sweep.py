@@ -10,7 +10,7 @@ import pytest
 
 from remi_fast import files, sweep
 from remi_fast.cli import main
-from remi_fast.config import Config
+from remi_fast.config import Config, load_config
 from remi_fast.errors import ConfigError, RunFolderError
 
 from .conftest import metrics
@@ -154,6 +154,18 @@ def test_the_ablation_of_each_model(dataset, tmp_path, capsys, made_up):
     assert [t.settings for t in made_up] == [
         tuple(zip(keys, (model, *each), strict=True)) for model in models for each in ablation
     ]
+
+
+@pytest.mark.parametrize(
+    "words, steps", [("--ablation demo", 3000), ("demo --ablation", 3000), ("data --out demo", 10**6)]
+)
+def test_a_sweep_of_the_demo_has_its_preset(words, steps, tmp_path, monkeypatch, made_up):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep.SweepFolder, "prepared", lambda folder, data: tmp_path / data)
+    words = words.split() if "--out" in words else ["--out", "out", *words.split()]
+    assert main(["sweep", *words, "--seeds", "1"]) == 0
+    (config,) = tmp_path.glob("*/config.yaml")
+    assert load_config(config).train.steps == steps and made_up
 
 
 def test_without_matplotlib_a_sweep_ends_well(dataset, tmp_path, capsys, made_up, monkeypatch):

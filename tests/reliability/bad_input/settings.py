@@ -146,6 +146,14 @@ CASES = [
         "no preset", f"{TRAIN} --preset", "--preset: ", "got nothing", "expected a value", kind=2
     ),
     refused(
+        "no preset after the sign",
+        "train data --preset= --out out",
+        "--preset=: ",
+        "got nothing",
+        "expected a value",
+        kind=2,
+    ),
+    refused(
         "no file of settings",
         f"{TRAIN} --config none.yaml",
         "none.yaml: ",
