@@ -52,6 +52,10 @@ class ModelConfig:
 class LossConfig:
     """The loss. beta 0 and rr_lambda 0 is the plain sampled softmax.
 
+    What belongs to a choice that is not taken (gbce_t without gbce, selection_tau without soft,
+    sampler_alpha without popularity, num_negatives with in-batch and full, beta_warmup with beta 0)
+    has no effect.
+
     Args:
         name: ihn, or as a baseline gbce (gSASRec's generalised binary cross entropy): that is of
             uniform negatives and has no hardness, so beta has to be 0.
@@ -67,8 +71,8 @@ class LossConfig:
         sampler: Distribution the negatives are drawn from: uniform, log-uniform (by rank),
             popularity, in-batch (the batch's targets in their place), mixed (uniform and in-batch).
             All are corrected for their probabilities. With full nothing is drawn: every item is a
-            negative (num_negatives is nothing to it), and beta 0 is the full softmax.
-        sampler_alpha: Exponent of the popularity.
+            negative, and beta 0 is the full softmax.
+        sampler_alpha: Exponent of the sampler popularity.
         replacement: Draw uniform negatives with replacement; without, all N of a step differ.
         mask_hits: Leave negatives out that are the row's own target (with in-batch, mixed and full,
             always).
@@ -110,7 +114,11 @@ class LossConfig:
             )
 
     def _check_gbce(self) -> None:
-        """Raise ConfigError for what would mean nothing to gbce: no setting is ignored."""
+        """Raise ConfigError for what gbce cannot be asked for: the run would not be what it says.
+
+        What only sets up something that is not in use (an exponent of another sampler, say) passes,
+        for the sake of presets and sweeps.
+        """
         meant: dict[str, Any] = {
             "beta": 0,
             "beta_warmup": 0,
@@ -231,6 +239,11 @@ class Config:
             got, kind = getattr(self, each.name), cast(Any, each.type)
             if not isinstance(got, kind):
                 raise ConfigError(f"{each.name}: got {got!r:.100}, expected a {kind.__name__}")
+        if self.loss.sampler == "in-batch" and self.train.batch_size == 1:
+            raise ConfigError(
+                "train.batch_size: got 1 with loss.sampler 'in-batch', expected 2 or more: "
+                "the negatives are the targets of the others"
+            )
 
 
 def _check_types(section: str, config: Any) -> None:
