@@ -23,3 +23,8 @@ using Array = pybind11::array_t<T, pybind11::array::c_style>;
 inline void require(bool condition, const std::string& message) {
     if (!condition) throw std::invalid_argument(message);
 }
+
+// Of a literal no string is made before it is needed: for loops.
+inline void require(bool condition, const char* message) {
+    if (!condition) throw std::invalid_argument(message);
+}

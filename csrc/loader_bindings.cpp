@@ -22,7 +22,8 @@ std::string at(const char* name, int64_t i, int64_t value) {
 std::vector<Span> eligible_spans(const int32_t* items, int64_t num_items, const int32_t* users,
                                  const int64_t* spans, int64_t n, int64_t min_history) {
     for (int64_t i = 0; i < num_items; ++i)
-        require(items[i] > 0, at("items", i, items[i]) + ", expected an item index >= 1");
+        if (items[i] <= 0)
+            throw std::invalid_argument(at("items", i, items[i]) + ", expected an item index >= 1");
     std::vector<int32_t> sorted(users, users + n);
     if (!std::is_sorted(sorted.begin(), sorted.end())) std::sort(sorted.begin(), sorted.end());
     const auto same = std::adjacent_find(sorted.begin(), sorted.end());
@@ -159,7 +160,8 @@ Array<int64_t> permute(const Array<int64_t>& index, uint64_t n, uint64_t seed, u
     Array<int64_t> out(index.size());
     for (py::ssize_t i = 0; i < index.size(); ++i) {
         const auto position = static_cast<uint64_t>(index.data()[i]);
-        require(position < n, at("index", i, index.data()[i]) + ", expected it below n");
+        if (position >= n)
+            throw std::invalid_argument(at("index", i, index.data()[i]) + ", expected it below n");
         out.mutable_data()[i] = static_cast<int64_t>(permutation(position));
     }
     return out;
