@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -302,6 +303,16 @@ def load_config(file: Path, options: tuple[str, ...] = ()) -> Config:
     return config_from_namespace(parse(parser, [*words, *options])) if options else config
 
 
+def with_options(config: Config, options: Iterable[str]) -> Config:
+    """Dotted options over a configuration. Raises ConfigError as `load_config`."""
+    given = [
+        f"--{section}.{key}={value}"
+        for section, values in as_dict(config).items()
+        for key, value in values.items()
+    ]
+    return config_from_namespace(parse(_file_parser(), [*given, *options]))
+
+
 @cache
 def _file_parser() -> "ArgumentParser":
     from jsonargparse import ActionConfigFile, ArgumentParser
@@ -399,17 +410,14 @@ def _in_our_words(message: str) -> str:
 
 def config_from_namespace(namespace: Any) -> Config:
     """Make the (validated) Config of a parsed namespace that may hold other arguments too."""
-    sections = {
-        "model": ModelConfig,
-        "loss": LossConfig,
-        "optim": OptimConfig,
-        "train": TrainConfig,
-    }
-    for name in sections:
-        for key, value in vars(namespace[name]).items():
+    sections = {}
+    for section in dataclasses.fields(Config):
+        values = vars(namespace[section.name])
+        for key, value in values.items():
             if value is None:  # jsonargparse takes null for any type
-                raise ConfigError(f"{name}.{key}: got null, expected a value")
-    return Config(**{name: make(**vars(namespace[name])) for name, make in sections.items()})
+                raise ConfigError(f"{section.name}.{key}: got null, expected a value")
+        sections[section.name] = cast(Any, section.type)(**values)
+    return Config(**sections)
 
 
 def _nearest_key(message: str, known: list[str]) -> str:

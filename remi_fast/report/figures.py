@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from remi_fast.report.probe import COLLAPSED, MAP_ITEMS, MAP_OTHERS, RETRIEVED, Probe
 from remi_fast.report.runs import Points, Run
 from remi_fast.report.style import COLORS, DASHES, OTHERS, SEQUENTIAL, styled
+from remi_fast.retrieval.metrics import SELECTION_METRIC
 from remi_fast.training import diagnostics
 
 MOST_POINTS = 400  # of a line; more are averaged
@@ -61,9 +62,9 @@ CURVES = [
         "recall",
         "Training",
         "valid",
-        "recall@50",
+        SELECTION_METRIC,
         "Validation recall",
-        "recall@50 (share of held-out items)",
+        f"{SELECTION_METRIC} (share of held-out items)",
         "Dot: the best validation.",
     ),
     (
@@ -123,7 +124,7 @@ def _curves(
         return None
     figure, axes = found
     for i, (run, (steps, values)) in enumerate(zip(runs, points, strict=True)):
-        if key == "recall@50" and run.best[0] in steps:
+        if key == SELECTION_METRIC and run.best[0] in steps:
             best = steps.index(run.best[0])
             axes.plot(steps[best], values[best], "o", color=COLORS[i])
     return Picture(name, section, caption, figure)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import adam_curves, endurance, results
+from bench import endurance, results
 from remi_fast.cli import main
 from remi_fast.sweep import SweepFolder
 from tests.sweep.conftest import metrics
@@ -98,7 +98,7 @@ def test_runs_are_collected(dataset, run, tmp_path, monkeypatch):
 
 def test_quality_is_a_table_of_settings(dataset, run, tmp_path, monkeypatch, capsys):
     trained = {"valid": metrics(0.5), "test": metrics(0.25)}
-    monkeypatch.setattr(SweepFolder, "train", lambda folder, trial, data: trained)
+    monkeypatch.setattr(SweepFolder, "train", lambda folder, trial, data, jobs: trained)
     words = ["--settings", "0,0", "1,100", "--seeds", "1", "2"]
     run("quality", dataset.path, "--out", tmp_path / "out", *words, "--", *SMALL)
     lines = capsys.readouterr().out.splitlines()
