@@ -58,6 +58,15 @@ RUNNING = group(
     ("folders of cut names are one", f"{SWEEP}folders_are_told_apart",
      "-{digest}-seed{seed}",
      "-seed{seed}"),
+    ("jobs do not share the cores", f"{SWEEP}jobs_share_the_cores[0-settings0-expected0]",
+     "len(os.sched_getaffinity(0)) // jobs",
+     "len(os.sched_getaffinity(0))"),
+    ("a swept number of threads is lost", f"{SWEEP}jobs_share_the_cores[0-settings2-expected2]",
+     '[("train.threads", str(threads)), *trial.settings]',
+     '[*trial.settings, ("train.threads", str(threads))]'),
+    ("two keys of a name", f"{SWEEP}names_are_short_where_they_are_ones_own",
+     "name if last.count(name) == 1 else key",
+     "name"),
     ("deviation of the population", TABLE,
      "statistics.stdev(values)",
      "statistics.pstdev(values)"),
@@ -73,4 +82,11 @@ TELLING = group(
      "reverse=False"),
 )  # fmt: skip
 
-MUTANTS = [*TRYING, *RUNNING, *TELLING]
+COMMAND = group(
+    "remi_fast/cli/train.py",
+    ("flags of train alone", f"{SWEEP}a_sweep_of_the_demo_has_its_preset[--ablation demo-3000]",
+     "for each in parser._actions if each.nargs == 0",
+     'for each in parser._actions if each.dest in ("resume", "json")'),
+)  # fmt: skip
+
+MUTANTS = [*TRYING, *RUNNING, *TELLING, *COMMAND]
