@@ -32,6 +32,11 @@ inline void require(bool condition, const std::string& message) {
     if (!condition) throw std::invalid_argument(message);
 }
 
+// Of a literal no string is made before it is needed: for loops.
+inline void require(bool condition, const char* message) {
+    if (!condition) throw std::invalid_argument(message);
+}
+
 inline std::string at(const char* name, int64_t i, int64_t value) {
     return std::string(name) + "[" + std::to_string(i) + "] = " + std::to_string(value);
 }

@@ -16,7 +16,8 @@ using Ids = Array<int32_t>;
 std::vector<Span> eligible_spans(const int32_t* items, int64_t num_items, const int32_t* users,
                                  const int64_t* spans, int64_t n, int64_t min_history) {
     for (int64_t i = 0; i < num_items; ++i)
-        require(items[i] > 0, at("items", i, items[i]) + ", expected an item index >= 1");
+        if (items[i] <= 0)
+            throw std::invalid_argument(at("items", i, items[i]) + ", expected an item index >= 1");
     std::vector<int32_t> sorted(users, users + n);
     if (!std::is_sorted(sorted.begin(), sorted.end())) std::sort(sorted.begin(), sorted.end());
     const auto same = std::adjacent_find(sorted.begin(), sorted.end());

@@ -12,8 +12,8 @@ REAL = (*WHOLE, float, np.floating, torch.SymFloat, Tensor)
 
 
 def check_whole(name: str, value: object) -> None:
-    """Raise TypeError unless `value` is a whole number."""
-    if not isinstance(value, WHOLE):
+    """Raise TypeError unless `value` is a whole number; a truth is none."""
+    if isinstance(value, bool) or not isinstance(value, WHOLE):
         raise TypeError(f"{name}: got {value!r}, expected a whole number")
 
 

@@ -97,6 +97,16 @@ class DeferredAdam(torch.optim.Optimizer):
         self._gathered: list[tuple[kernel.GatheredRows, list[Tensor]]] = []
         table.source = self
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Raises ValueError after construction: an optimizer is of the rows of one table. Other
+        parameters have an optimizer of their own."""
+        if self.param_groups:
+            raise ValueError(
+                "add_param_group: got another group, expected none: a DeferredAdam is of the rows "
+                "of one table; give other parameters an optimizer of their own"
+            )
+        super().add_param_group(param_group)
+
     @property
     def steps_taken(self) -> int:
         """Number of steps so far."""

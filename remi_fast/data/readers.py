@@ -21,13 +21,13 @@ import polars as pl
 from remi_fast.data.bounded_gzip import BoundedGzip
 from remi_fast.data.dataset import MANIFEST
 from remi_fast.data.text_files import (
+    POLARS_ERRORS,
     SEPARATORS,
     Part,
     diagnose,
-    not_utf8,
     open_text,
+    reading,
     sample,
-    unreadable,
     value_of,
     where,
 )
@@ -35,7 +35,6 @@ from remi_fast.errors import DataError, listed, nearest, shown
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".inter", ".jsonl", ".jsonl.gz")
 PARTS = ("train", "valid", "test")
-POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
 # Usual names, lower case and without "_", "-" or space; the second group counts only when no
 # column matches the first, so that user_id beside session_id is not ambiguous.
@@ -151,7 +150,7 @@ def _header(path: Path, suffix: str) -> list[str]:
     """The column names as the file has them."""
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty, expected interactions")
-    try:
+    with reading(path):
         if suffix == ".parquet":
             return pl.scan_parquet(path).collect_schema().names()
         with open_text(path) as file:
@@ -161,10 +160,6 @@ def _header(path: Path, suffix: str) -> list[str]:
                 raise DataError(f"{path}: lines end with CR alone, expected LF or CRLF")
             file.seek(0)
             return next(csv.reader(file, delimiter=SEPARATORS[suffix]), [])
-    except UnicodeDecodeError:
-        raise not_utf8(path) from None
-    except (*POLARS_ERRORS, EOFError, csv.Error) as error:
-        raise unreadable(path, error) from None
 
 
 def _choose(path: Path, header: list[str], names: ColumnNames) -> ColumnNames:
@@ -272,11 +267,8 @@ def _read_presplit(folder: Path) -> Interactions:
 def _read_headerless(path: Path) -> pl.DataFrame:
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty, expected interactions")
-    try:
-        with open_text(path) as file:
-            fields = next(csv.reader(file), [])
-    except UnicodeDecodeError:
-        raise not_utf8(path) from None
+    with reading(path), open_text(path) as file:
+        fields = next(csv.reader(file), [])
     names = {
         3: ["user_id", "item_id", "timestamp"],
         4: ["user_id", "item_id", "index", "timestamp"],

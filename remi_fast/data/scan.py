@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from remi_fast.data import readers
-from remi_fast.data.text_files import SEPARATORS
+from remi_fast.data.text_files import POLARS_ERRORS, SEPARATORS
 
 PIECE = 16 << 20  # bytes of text at a time
 
@@ -46,7 +46,7 @@ def _scan_as_it_is(path: Path, names: readers.ColumnNames, scratch: Path) -> pl.
             written.append(scratch / f"histories-{len(written):06}.parquet")
             stripped.write_parquet(written[-1])
         return _typed(pl.scan_parquet(written, glob=False)) if written else None
-    except readers.POLARS_ERRORS:
+    except POLARS_ERRORS:
         return None
 
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from remi_fast.report.probe import COLLAPSED, MAP_ITEMS, MAP_OTHERS, RETRIEVED, Probe
 from remi_fast.report.runs import Points, Run
 from remi_fast.report.style import COLORS, DASHES, OTHERS, SEQUENTIAL, styled
+from remi_fast.retrieval.metrics import SELECTION_METRIC
 from remi_fast.training import diagnostics
 
 MOST_POINTS = 400  # of a line; more are averaged
@@ -72,9 +73,9 @@ CURVES = [
         name="recall",
         section="Training",
         log="valid",
-        key="recall@50",
+        key=SELECTION_METRIC,
         title="Validation recall",
-        unit="recall@50 (share of held-out items)",
+        unit=f"{SELECTION_METRIC} (share of held-out items)",
         caption="Dot: the best validation.",
     ),
     Curve(
@@ -125,7 +126,7 @@ def _curve(runs: Sequence[Run], curve: Curve) -> Picture | None:
         return None
     figure, axes = found
     for i, (run, (steps, values)) in enumerate(zip(runs, points, strict=True)):
-        if curve.key == "recall@50" and run.best[0] in steps:
+        if curve.key == SELECTION_METRIC and run.best[0] in steps:
             best = steps.index(run.best[0])
             axes.plot(steps[best], values[best], "o", color=COLORS[i])
     return Picture(curve.name, curve.section, curve.caption, figure)

@@ -62,6 +62,7 @@ class StreamedRecommendations:
         self.resumed = (self.folder / PLAN).exists()
         if self.resumed:
             self._check_plan()
+        self._made = [parent for parent in self.folder.parents if not parent.exists()]
         with files.storing(out):
             self.folder.mkdir(parents=True, exist_ok=True)
         files.write_json(self.folder / PLAN, self.plan)
@@ -112,6 +113,7 @@ class StreamedRecommendations:
                 raise  # once there is room, the same command goes on
             except RemiFastError:
                 shutil.rmtree(self.folder)
+                files.remove_empty(self._made)
                 raise
             shutil.rmtree(self.folder)
         report_unknown(total.ignored, total.interactions, total.users_without_items)

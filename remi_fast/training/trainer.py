@@ -23,6 +23,7 @@ from remi_fast.errors import ConfigError, DataError, RunFolderError
 from remi_fast.kernels.threads import set_num_threads
 from remi_fast.models.recommender import MultiInterestModel, make_model
 from remi_fast.retrieval.evaluate import evaluate, held_out_users
+from remi_fast.retrieval.metrics import SELECTION_METRIC
 from remi_fast.training import checkpoint, popularity
 from remi_fast.training.candidates import check_number, needs_counts
 from remi_fast.training.diagnostics import diagnose
@@ -34,7 +35,6 @@ from remi_fast.training.run_folder import MetricsLog, RunFolder
 from remi_fast.training.step import StepLoss, TrainingStep
 
 LOG_EVERY = 100  # steps between two lines of metrics.jsonl
-SELECTION_METRIC = "recall@50"  # decides on the best checkpoint, as published
 
 logger = logging.getLogger(__name__)
 
