@@ -269,7 +269,7 @@ def load_model(run: RunFolder, config: Config, num_items: int) -> MultiInterestM
         )
     if not files.standing(run.best).exists():
         raise RunFolderError(
-            f"{run.path}: has no best checkpoint yet; train it (on) until its first validation"
+            f"{run.path}: has no best checkpoint yet; resume it until its first validation"
         )
     if config.train.backend == "triton":  # of a GPU that need not be here
         config = replace(config, train=replace(config.train, backend="auto"))
@@ -304,15 +304,15 @@ def _check_memory(config: Config, dataset: Dataset, device: torch.device) -> Non
     routing = batch * model.max_history * model.num_interests
     negatives = num_items - 1 if config.loss.sampler == "full" else config.loss.num_negatives
     need = 4 * (table + samples + routing + negatives * model.dim)
-    there, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "this machine"
+    there, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "of this machine"
     if device.type == "cuda":
-        there, where = torch.cuda.mem_get_info(device)[0], "the GPU that are free"
+        there, where = torch.cuda.mem_get_info(device)[0], "free on the GPU"
     if need > there:
         raise ConfigError(
             f"model.dim {model.dim}, num_interests {model.num_interests}, max_history "
             f"{model.max_history}, train.batch_size {batch}, {negatives} negatives: with "
             f"{num_items} items these need {need / 2**30:,.0f} GiB of memory or more, expected at "
-            f"most the {there / 2**30:,.0f} GiB of {where}"
+            f"most the {there / 2**30:,.0f} GiB {where}"
         )
 
 
