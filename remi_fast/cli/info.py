@@ -20,8 +20,8 @@ def run(arguments: Any) -> int:
     facts = environment() | {
         "extension": C.__file__,
         "backends": {
-            "triton": "training of ComiRec-SA and ComiRec-DR, and the library's operations, on a GPU; "
-            "not yet run on one",
+            "triton": "training of ComiRec-SA and ComiRec-DR, and the library's operations, on "
+            "a GPU; not yet run on one",
             "native": "the default: C++ and tiled PyTorch, float32 training on the CPU",
             "reference": "plain autograd formulas: the specification, slow",
         },

@@ -200,7 +200,7 @@ def set_to(index, value):
     [
         (
             broken("items", lambda a: a.astype(np.int64)),
-            "items: got int64, contiguous, expected a .* int32",
+            "items: got int64, contig.* int32",
         ),
         (broken("items", lambda a: np.repeat(a, 2)[::2]), "not contiguous"),
         (broken("items", set_to(5, 0)), r"items\[5\] = 0, expected an item index >= 1"),

@@ -1,5 +1,5 @@
-"""Benchmark whole training steps, and what REMI costs over plain sampled softmax: remi-fast with each
-part of REMI, the published recipe and a repaired one, in turns, on generated data."""
+"""Benchmark whole training steps, and what REMI costs over plain sampled softmax: remi-fast with
+each part of REMI, the published recipe and a repaired one, in turns, on generated data."""
 
 from collections.abc import Iterator
 from pathlib import Path

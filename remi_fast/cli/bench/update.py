@@ -1,6 +1,6 @@
-"""Benchmark the update of the item table, step by step: gather, catch-up and update by DeferredAdam,
-in the state a long training leaves, against torch's SparseAdam and dense Adam. Without peers,
-catalogue sizes are compared with one another instead."""
+"""Benchmark the update of the item table, step by step: gather, catch-up and update by
+DeferredAdam, in the state a long training leaves, against torch's SparseAdam and dense Adam.
+Without peers, catalogue sizes are compared with one another instead."""
 
 from collections.abc import Iterator
 from itertools import product
