@@ -90,7 +90,7 @@ def test_function_of_seed_and_step():
     [
         (
             {"sampler": "log"},
-            "got 'log', expected one of uniform, log-uniform, or a Proposal",
+            "sampler: got 'log', expected .*uniform, log-uniform, or a Proposal",
         ),
         ({"num_items": 1}, "num_items: got .*, expected a number in"),
         ({"num": -1}, "num: got .*, expected a number in"),

@@ -1,5 +1,5 @@
-"""Benchmark exact search, which evaluation consists of: the best items of the catalogue over all of a
-user's interests, against torch's matmul and topk, faiss, and the matrix product alone."""
+"""Benchmark exact search, which evaluation consists of: each user's best items over all of their
+interests, against torch's matmul and topk, faiss, and the matrix product alone."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
