@@ -155,10 +155,12 @@ class GuardVariant:
 
     dim: int = 64
     rr: bool = True
+    batch: int = 128
     arithmetic: str = "guard"
 
     def __str__(self) -> str:
-        return f"{self.arithmetic} d{self.dim}{'' if self.rr else ' no rr'}"
+        others = ("" if self.rr else " no rr") + (" b1" if self.batch == 1 else "")
+        return f"{self.arithmetic} d{self.dim}{others}"
 
 
 AnyVariant = (
@@ -254,6 +256,7 @@ def shipped() -> list[AnyVariant]:
         variants += _batches(history=history)
     variants.append(BatchVariant("replacement"))
     variants += [GuardVariant(dim, rr) for dim in (1, 50, 256) for rr in (True, False)]
+    variants.append(GuardVariant(batch=1))
     return list(dict.fromkeys(variants))
 
 
@@ -315,7 +318,7 @@ def _call_dense(variant: DenseVariant) -> None:
 
 
 def _call_guard(variant: GuardVariant) -> None:
-    dim, loss = variant.dim, _empty(_BATCH, dtype=torch.float32)
+    dim, loss = variant.dim, _empty(variant.batch, dtype=torch.float32)
     shapes = (_HISTORY, dim), (dim, 4 * dim), (4 * dim, 4)
     made = StepMade(
         ranking=loss,

@@ -16,7 +16,7 @@ from .deferred_adam_state import AdamState, DeviceSteps, StepTable
 from .runtime import launch
 
 _ELEMENTS = 512  # of a block of rows, for four warps
-_MAX_ROWS = 32
+_MAX_ROWS = 16  # of 32 Triton 3.6 makes code that it refuses
 _CHUNK = 32  # sorted ids whose gradients are summed at a time
 _CHUNK_ELEMENTS = 8192  # fewer ids where rows are long: what the registers hold
 _TERMS = 256  # missed steps, of all rows of a block, that are added up at a time

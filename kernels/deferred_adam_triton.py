@@ -49,7 +49,7 @@ def _series(
         first[:, None], (first < last)[:, None], tau, step_size_ptr, correction_ptr, decay_ptr,
         HORIZON,
     )  # fmt: skip
-    per_unit = tl.where(unit > _SMALLEST, 1 / tl.maximum(unit, _SMALLEST), 0.0)
+    per_unit = tl.where(unit > _SMALLEST, tl.div_rn(1.0, tl.maximum(unit, _SMALLEST)), 0.0)
     longest = tl.max(last - first, axis=0)
     t0 = tl.zeros(tau.shape, tl.float32)
     mean = tl.zeros(tau.shape, tl.float32)
@@ -60,9 +60,9 @@ def _series(
         t0 += tl.sum(c, axis=1)
         mean += tl.sum(c * (r * per_unit), axis=1)
     moves = t0 != 0  # not where the learning rate was 0 all along, or without a step
-    mean = tl.where(moves, mean / tl.where(moves, t0, 1.0), 1.0)
+    mean = tl.where(moves, tl.div_rn(mean, tl.where(moves, t0, 1.0)), 1.0)
 
-    inverse = 1 / tl.maximum(mean, _SMALLEST)
+    inverse = tl.div_rn(1.0, tl.maximum(mean, _SMALLEST))
     t2 = tl.zeros(tau.shape, tl.float32)
     t3 = tl.zeros(tau.shape, tl.float32)
     t4 = tl.zeros(tau.shape, tl.float32)

@@ -45,8 +45,10 @@ def dot_precision(dtype: torch.dtype) -> str:
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
-    """Run a kernel; every launch of the project comes through here."""
-    kernel[grid](*arguments, **options)
+    """Run a kernel on the device of its tensors; every launch of the project comes through here."""
+    first = next(x for x in arguments if isinstance(x, torch.Tensor))
+    with torch.cuda.device_of(first):  # nothing happens for tensors on the CPU
+        kernel[grid](*arguments, **options)
 
 
 @triton.jit

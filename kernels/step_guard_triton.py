@@ -27,7 +27,8 @@ def _mean(values_ptr, count, BLOCK: tl.constexpr):
     for start in range(0, count, BLOCK):
         offsets = start + tl.arange(0, BLOCK)
         sums += tl.load(values_ptr + offsets, mask=offsets < count, other=0.0)
-    return tl.div_rn(tl.sum(sums, axis=0), count.to(tl.float32))
+    count = tl.cast(count, tl.float32)  # a count of 1 is a constant, without `to`
+    return tl.div_rn(tl.sum(sums, axis=0), count)
 
 
 @triton.jit

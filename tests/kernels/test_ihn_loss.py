@@ -170,7 +170,8 @@ def float32_within_budget(backend, inputs, beta):
 SHAPES = {
     "batch": st.integers(1, 17),
     "negatives": st.integers(1, 70),
-    "dim": st.integers(1, 20),
+    # On a GPU every other dimension is compiled anew.
+    "dim": st.integers(1, 20) if DEVICE == "cpu" else st.sampled_from([1, 5, 20]),
     "beta": st.sampled_from(BETAS),
     "scale": st.sampled_from([0.1, 1.0, 3.0]),
     "seed": st.integers(0, 2**20),
@@ -247,7 +248,7 @@ def test_beta_zero_is_the_sampled_softmax():
     query, target, negatives = make(6, 40, 8)
     logits = torch.cat([(query * target).sum(1, keepdim=True), query @ negatives.T], dim=1)
     plain = torch.nn.functional.cross_entropy(
-        logits, torch.zeros(6, dtype=torch.long), reduction="none"
+        logits, torch.zeros(6, dtype=torch.long, device=DEVICE), reduction="none"
     )
     torch.testing.assert_close(ihn_loss(query, target, negatives, beta=0.0), plain)
 
