@@ -22,7 +22,7 @@ std::vector<Span> eligible_spans(const int32_t* items, int64_t num_items, const 
     if (!std::is_sorted(sorted.begin(), sorted.end())) std::sort(sorted.begin(), sorted.end());
     const auto same = std::adjacent_find(sorted.begin(), sorted.end());
     require(same == sorted.end() || sorted.empty(),
-            "users: " + std::to_string(same == sorted.end() ? 0 : *same) + " is there twice");
+            "users: " + std::to_string(same == sorted.end() ? 0 : *same) + " occurs twice");
     require(sorted.empty() || sorted.front() >= 0, "users: expected user indices >= 0");
     std::vector<Span> eligible;
     for (int64_t i = 0; i < n; ++i) {

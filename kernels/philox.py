@@ -65,7 +65,7 @@ def check_word(name: str, value: int) -> None:
     """Raises ValueError unless `value` fits in one 32-bit counter word, TypeError if no integer."""
     check_whole(name, value)
     if not 0 <= value < 2**32:
-        raise ValueError(f"{name} must be in [0, 2^32), got {value}")
+        raise ValueError(f"{name}: got {value}, expected a number in [0, 2^32)")
 
 
 def check_step(step: int | Tensor, device: torch.device | None = None) -> None:
@@ -87,7 +87,7 @@ def seed_key(seed: int) -> tuple[int, int]:
     """The Philox key of a seed in [0, 2^64): its low and its high word."""
     check_whole("seed", seed)
     if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must be in [0, 2^64), got {seed}")
+        raise ValueError(f"seed: got {seed}, expected a number in [0, 2^64)")
     return seed & 0xFFFFFFFF, seed >> 32
 
 
@@ -97,7 +97,9 @@ def random_words(index: npt.ArrayLike, step: int, stream: int, seed: int) -> Wor
     check_word("stream", stream)
     indices = np.atleast_1d(np.asarray(index, dtype=np.int64))
     if indices.size and not (indices.min() >= 0 and indices.max() < 2**32):
-        raise ValueError(f"index must be in [0, 2^32), got {indices.min()} to {indices.max()}")
+        raise ValueError(
+            f"index: got {indices.min()} to {indices.max()}, expected numbers in [0, 2^32)"
+        )
     seed_key(seed)  # refuses what is no seed
     words: Words = C.random_words(np.ascontiguousarray(indices), step, stream, seed)
     return words
@@ -111,7 +113,7 @@ def bounded(words: Words, n: int | npt.NDArray[np.int64]) -> npt.NDArray[np.int6
     """
     bound = np.asarray(n, dtype=np.int64)
     if bound.size and not (bound.min() >= 1 and bound.max() < 2**32):
-        raise ValueError(f"n must be in [1, 2^32), got {bound.min()} to {bound.max()}")
+        raise ValueError(f"n: got {bound.min()} to {bound.max()}, expected numbers in [1, 2^32)")
     low, high = words[:, 0].astype(np.uint64), words[:, 1].astype(np.uint64)
     wide = bound.astype(np.uint64)
     return ((high * wide + (low * wide >> _WORD)) >> _WORD).astype(np.int64)

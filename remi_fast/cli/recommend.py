@@ -22,35 +22,45 @@ def add_arguments(parser: "ArgumentParser") -> None:
     """Declare the command's arguments."""
     parser.add_argument("run", help="run folder made by `remi-fast train`")
     parser.add_argument(
-        "--histories", help="file with columns user, item and, unless in order, time"
+        "--histories", help="file with columns of users, items and, unless in order, times"
     )
     parser.add_argument(
-        "--sample", type=int, help="instead: so many test users of the run's own data"
+        "--sample",
+        type=int,
+        help="instead of --histories: the first N test users of the run's data",
     )
-    parser.add_argument("--user-col", help="column of user ids in FILE (guessed if not given)")
-    parser.add_argument("--item-col", help="column of item ids (guessed if not given)")
-    parser.add_argument("--time-col", help="column of times (guessed; else the order counts)")
+    parser.add_argument(
+        "--user-col", help="column of user ids in --histories (default: by its name)"
+    )
+    parser.add_argument("--item-col", help="column of item ids (default: by its name)")
+    parser.add_argument(
+        "--time-col", help="column of times (default: by its name; if there is none, row order)"
+    )
     parser.add_argument("--k", type=int, default=50, help="items per user")
     parser.add_argument(
         "--out",
-        help="file to write, or to replace: .parquet, .csv, .jsonl; stdout if not given. Written "
-        "part by part, for any number of users; after a kill the same command goes on",
+        help="file to write or replace: .parquet, .csv or .jsonl (default: stdout); written in "
+        "parts, so memory does not grow; if killed, run the same command again to resume",
     )
-    parser.add_argument("--exclude-seen", action="store_true", help="leave history items out")
+    parser.add_argument(
+        "--exclude-seen", action="store_true", help="leave out the items of the history"
+    )
     parser.add_argument(
         "--diversity",
         type=float,
         default=0.0,
-        help="what a pair of items of different categories is worth, in the unit of the scores",
+        help="score bonus per pair of items from different categories",
     )
     parser.add_argument(
-        "--categories", help="file of item_id and category (clusters of the items if not given)"
+        "--categories", help="file of item_id and category (default: clusters of the items)"
     )
-    parser.add_argument("--filter", help="file whose column item_id has all that may come")
+    parser.add_argument(
+        "--filter", help="file whose item_id column lists the only items that may be recommended"
+    )
     parser.add_argument(
         "--engine",
         default="auto",
-        help='exact, or a factory string of faiss, as "IVF1024,Flat"; auto: by the number of items',
+        help='exact, a faiss factory string such as "IVF1024,Flat", or auto: by catalogue size',
     )
     parser.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
 

@@ -174,7 +174,7 @@ def make_sampler(
 ) -> Any:
     """The extension's `BatchSampler`; arguments and errors as of `BatchLoader`."""
     if sampling not in get_args(Sampling):
-        raise ValueError(f"sampling must be 'uniform' or 'epoch', got {sampling!r}")
+        raise ValueError(f"sampling: got {sampling!r}, expected 'uniform' or 'epoch'")
     _check_range("batch_size", batch_size, 1, 2**31)
     _check_range("max_history", max_history, 1, 2**31)
     _check_range("min_history", min_history, 0, 2**31)
@@ -196,7 +196,7 @@ def make_sampler(
 def _check_range(name: str, value: int, low: int, end: int) -> None:
     check_whole(name, value)
     if not low <= value < end:
-        raise ValueError(f"{name} must be in [{low}, {end}), got {value}")
+        raise ValueError(f"{name}: got {value}, expected a number in [{low}, {end})")
 
 
 def _check_array(name: str, array: npt.NDArray[np.generic], dtype: type[np.generic]) -> None:
@@ -205,6 +205,6 @@ def _check_array(name: str, array: npt.NDArray[np.generic], dtype: type[np.gener
     if array.dtype != dtype or not array.flags.c_contiguous:
         layout = "contiguous" if array.flags.c_contiguous else "not contiguous"
         raise DataError(
-            f"batch loader: {name} must be a contiguous {np.dtype(dtype)} array, "
-            f"got {array.dtype}, {layout}"
+            f"batch loader: {name}: got {array.dtype}, {layout}, "
+            f"expected a contiguous {np.dtype(dtype)} array"
         )

@@ -252,7 +252,7 @@ def _read_presplit(folder: Path) -> Interactions:
         matches = sorted(folder.glob(f"*_{part}.txt"))
         if len(matches) != 1:
             got = ", ".join(path.name for path in matches) or "none"
-            raise DataError(f"{folder}: expected exactly one file *_{part}.txt, got {got}")
+            raise DataError(f"{folder}: got {got}, expected exactly one file *_{part}.txt")
         frame = _read_headerless(matches[0])
         parts.append(Part(matches[0], ".txt", frame))
         frames.append(pl.repeat(PARTS.index(part), frame.height, dtype=pl.UInt8, eager=True))

@@ -69,7 +69,7 @@ def read_categories(source: "Path | pl.DataFrame", item_table: "pl.DataFrame") -
         )
     if rows.height < item_table.height:
         logger.warning(
-            "%s: %d of %d items have no category, and together one, unknown",
+            "%s: %d of %d items have no category; they share the category 'unknown'",
             path,
             item_table.height - rows.height,
             item_table.height,

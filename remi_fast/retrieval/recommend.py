@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 AUTO, EXACT = "auto", "exact"
-APPROXIMATE_FROM = 2_000_000  # items, for the engine "auto"
+APPROXIMATE_FROM = 2_000_000  # more items than these are searched with faiss by "auto"
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Recommender:
                 the item vectors if None. Used where diversity > 0.
             engine: "exact"; a factory string of faiss, as "IVF1024,Flat" or "HNSW32" (the extra
                 `faiss`), tuned to a recall of 0.99 of exact search on the first users; or "auto",
-                exact for catalogues below 2 million items or with a filter.
+                exact for up to 2 million items and with a filter.
 
         Returns:
             user_id, rank (from 1), item_id, score (float32), interest (from 0: the user's vector
@@ -137,7 +137,7 @@ class Recommender:
         items = self.model if filter is None else Subset(self.model, self._indices(filter))
         if engine == AUTO:
             engine = EXACT
-            if filter is None and self.model.num_items > APPROXIMATE_FROM:
+            if filter is None and self.item_table.height > APPROXIMATE_FROM:
                 engine = _approximate(self.model.num_items)
         elif engine != EXACT and filter is not None:
             raise ValueError(

@@ -60,7 +60,7 @@ class Subset:
 
 
 def search(interests: Tensor, items: ItemVectors, k: int, seen: Tensor | None = None) -> TopK:
-    """The k best items of each user, on the CPU.
+    """The k best items of each user: a result on the CPU.
 
     Args:
         interests: (n, K, d) float32; the search is on their device.

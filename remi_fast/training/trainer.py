@@ -267,7 +267,7 @@ def load_model(run: RunFolder, config: Config, num_items: int) -> MultiInterestM
         )
     if not files.standing(run.best).exists():
         raise RunFolderError(
-            f"{run.path}: has no best checkpoint yet; train it (on) until its first validation"
+            f"{run.path}: has no best checkpoint yet; resume it until its first validation"
         )
     if config.train.backend == "triton":  # of a GPU that need not be here
         config = replace(config, train=replace(config.train, backend="auto"))
@@ -304,12 +304,12 @@ def _check_memory(config: Config, dataset: Dataset, device: torch.device) -> Non
     need = 4 * (table + samples + routing + negatives * model.dim)
     there = available_memory(device)
     if need > there:
-        where = "the GPU that are free" if device.type == "cuda" else "this machine"
+        where = "free on the GPU" if device.type == "cuda" else "of this machine"
         raise ConfigError(
             f"model.dim {model.dim}, num_interests {model.num_interests}, max_history "
             f"{model.max_history}, train.batch_size {batch}, {negatives} negatives: with "
             f"{num_items} items these need {need / 2**30:,.0f} GiB of memory or more, expected at "
-            f"most the {there / 2**30:,.0f} GiB of {where}"
+            f"most the {there / 2**30:,.0f} GiB {where}"
         )
 
 

@@ -42,7 +42,7 @@ def test_items_without_category_share_one(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         got = read_categories(written(tmp_path / "c.parquet", frame), TABLE)
     assert got.tolist() == [-1, 0, 1, 1, 1]
-    assert "3 of 4 items have no category" in caplog.text
+    assert "3 of 4 items have no category; they share the category 'unknown'" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""How fast the loss is on this machine, forward and backward: REMI's and the plain sampled softmax
-by remi-fast, the published formula, that by autograd, under torch.compile, and other libraries."""
+"""Benchmark the loss, forward and backward: REMI's and plain sampled softmax by remi-fast, against
+the published formula, autograd, torch.compile and other libraries."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -21,19 +21,19 @@ def add_arguments(parser: "ArgumentParser") -> None:
         type=int,
         nargs="+",
         default=[],
-        help=f"shared by the batch; one case for each; {NEGATIVES} for each sample if not given",
+        help=f"shared by the batch; one case each (default: {NEGATIVES} per sample)",
     )
     parser.add_argument(
-        "--catalogue", type=int, help="the negatives are a whole catalogue of so many items instead"
+        "--catalogue", type=int, help="use a whole catalogue of N items as the negatives instead"
     )
     parser.add_argument("--dim", type=int, default=64, help="dimensions of the vectors")
-    parser.add_argument("--num-interests", type=int, default=4, help="of each user")
-    parser.add_argument("--beta", type=float, default=1.0, help="of REMI's loss")
+    parser.add_argument("--num-interests", type=int, default=4, help="interests per user")
+    parser.add_argument("--beta", type=float, default=1.0, help="beta of REMI's loss")
     common.add_precision(parser)
     common.add_peers(
         parser,
-        "what else takes part: eager PyTorch (the published and the autograd formula), all: also "
-        "torch.compile, which compiles first, and the libraries that there are",
+        "peers to include; eager: the published and the autograd formula; all: also torch.compile, "
+        "which compiles first, and the libraries that are installed",
         ("all", "eager", "none"),
     )
     common.add_run(parser, rounds=9, seconds=0.3)
