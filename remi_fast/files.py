@@ -1,5 +1,6 @@
 """Crash-safe writing and verified reading of files: the one place for fsync, locks, checksums."""
 
+import errno
 import fcntl
 import glob
 import json
@@ -82,6 +83,19 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
             fsync_path(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Raise StorageError where `path` could not be written, before the work that leads to it.
+
+    The rights of a folder do not tell (root, read-only mounts, /proc): a file is made beside it.
+    """
+    temporary = _temporary(path)
+    with storing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        temporary.touch()
+        temporary.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -227,7 +227,10 @@ def test_each_run_says_that_it_starts_or_goes_on(tmp_path, monkeypatch, caplog):
 @pytest.mark.parametrize(
     "written, error",
     [
-        ("remi-fast: step 10 of 20: loss 1\nremi-fast train: no room\n", "remi-fast train: no room"),
+        (
+            "remi-fast: step 10 of 20: loss 1\nremi-fast train: no room\n",
+            "remi-fast train: no room",
+        ),
         ("remi-fast train: no room\nremi-fast: one more line\n", "remi-fast train: no room"),
         ("remi-fast: step 10 of 20: loss 1\n", "interrupted"),
     ],

@@ -54,6 +54,5 @@ def test_without_a_terminal_each_validation_is_a_line(caplog):
         assert not caplog.messages
         shown.evaluated(_Trained(), {"recall@50": 0.2})
     assert caplog.messages == [
-        "step 20 of 40: loss 5.700, 12,345 samples/s, valid recall@50 0.2000 "
-        "(best 0.2500, step 10)"
+        "step 20 of 40: loss 5.700, 12,345 samples/s, valid recall@50 0.2000 (best 0.2500, step 10)"
     ]
