@@ -86,7 +86,7 @@ def train(kind: str, data: Dataset, config: Config, eval_every: int) -> dict[str
             losses.append(total / LOSS_EVERY)
             total = 0.0
         if (number + 1) % eval_every == 0:
-            recall.append(evaluate(model, model, data, "valid")["recall@50"])
+            recall.append(evaluate(model, data, "valid")["recall@50"])
     print(f"{kind}: recall@50 {recall[-1]:.4f}, {time.perf_counter() - start:.0f} s")
     return {"loss": losses, "recall@50": recall}
 

@@ -50,7 +50,7 @@ def switched() -> Iterator[set[str]]:
             return step(self)
         assert self._native is not None
         gradients = [x.grad.numpy() for x in self._parameters]
-        return self._native.step(self.param_groups[0]["lr"], gradients, look=False)
+        return self._native.native.step(self.param_groups[0]["lr"], gradients, look=False)
 
     with (
         mock.patch.object(optim.kernel, "gather", some_gather),

@@ -110,9 +110,9 @@ def in_order(found: TopK) -> TopK:
 
 def _check(interests: Tensor, k: int, seen: Tensor) -> None:
     if k < 1:
-        raise ValueError(f"k: expected 1 <= k, got {k}")
+        raise ValueError(f"k: got {k}, expected 1 <= k")
     if seen.ndim != 2 or len(seen) != len(interests):
-        raise ValueError(f"seen: expected shape ({len(interests)}, s), got {tuple(seen.shape)}")
+        raise ValueError(f"seen: got shape {tuple(seen.shape)}, expected ({len(interests)}, s)")
 
 
 def _best_of_tile(interests: Tensor, tile: Tensor, first: int, k: int, seen: Tensor) -> TopK:

@@ -77,7 +77,7 @@ def check_draw(
     check_word("num", num)
     if not 2 <= num_items < 2**32:
         raise ValueError(
-            f"num_items must be in [2, 2^32) (it counts the padding row), got {num_items}"
+            f"num_items: got {num_items}, expected a number in [2, 2^32); it counts the padding row"
         )
     seed_key(seed)
     check_step(step, device)
@@ -109,7 +109,7 @@ def _table(sampler: str | Proposal, num_items: int) -> Proposal | None:
         return sampler
     if sampler not in SAMPLERS:
         raise ValueError(
-            f"sampler must be one of {', '.join(SAMPLERS)}, or a Proposal, got {sampler!r}"
+            f"sampler: got {sampler!r}, expected one of {', '.join(SAMPLERS)}, or a Proposal"
         )
     return None if sampler == "uniform" else log_uniform(num_items)
 

@@ -39,10 +39,10 @@ def permute(
     index (m,) ints in [0, n), 1 <= n <= 2^62 -> (m,) int64. Raises ValueError outside of that.
     """
     if not 1 <= n <= MAX_POSITIONS:
-        raise ValueError(f"n must be in [1, 2^62], got {n}")
+        raise ValueError(f"n: got {n}, expected a number in [1, 2^62]")
     given = np.atleast_1d(np.asarray(index, dtype=np.int64))
     if given.size and not (given.min() >= 0 and given.max() < n):
-        raise ValueError(f"index must be in [0, {n}), got {given.min()} to {given.max()}")
+        raise ValueError(f"index: got {given.min()} to {given.max()}, expected numbers in [0, {n})")
     bits = width(n)
     words = random_words(np.arange(rounds(bits)), step, stream, seed)
     keys = words.view("<u8").astype(np.uint64)  # of each round: multiplier and offset

@@ -5,7 +5,8 @@ Everything random in remi-fast is a pure function of (seed, stream, step, index)
 state, so any batch of any run can be made again at any time, on any backend, with the same bits.
 
 Source: Salmon, Moraes, Dror, Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011.
-This NumPy code is the reference; `csrc/philox.hpp` is its C++ twin.
+`philox` is the reference, in NumPy; `csrc/philox.hpp`, which draws for `random_words`, and
+`philox_triton.py` are its twins.
 """
 
 from typing import Final
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor
 
 from .checks import check_whole
+from .native import C
 
-# The third word of the counter: what a number is used for. csrc/philox.hpp lists those
-# that C++ draws.
+# The third word of the counter: what a number is used for. A new use gets a new stream. Those that
+# C++ names itself are in csrc/philox.hpp, too.
 USERS: Final = 0
 TARGETS: Final = 1
 NEGATIVES: Final = 2
@@ -31,20 +33,7 @@ DROPOUT: Final = 8
 NEGATIVE_KEYS: Final = 9
 SELECTION: Final = 10
 RESAMPLING: Final = 11
-STREAMS: Final = {
-    "USERS": USERS,
-    "TARGETS": TARGETS,
-    "NEGATIVES": NEGATIVES,
-    "PERMUTATION_KEYS": PERMUTATION_KEYS,
-    "INIT": INIT,
-    "DATA_SPLIT": DATA_SPLIT,
-    "DEMO": DEMO,
-    "ROUTING": ROUTING,
-    "DROPOUT": DROPOUT,
-    "NEGATIVE_KEYS": NEGATIVE_KEYS,
-    "SELECTION": SELECTION,
-    "RESAMPLING": RESAMPLING,
-}
+BENCHMARK: Final = 12
 
 _ROUNDS = 10
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
@@ -76,7 +65,7 @@ def check_word(name: str, value: int) -> None:
     """Raises ValueError unless `value` fits in one 32-bit counter word, TypeError if no integer."""
     check_whole(name, value)
     if not 0 <= value < 2**32:
-        raise ValueError(f"{name} must be in [0, 2^32), got {value}")
+        raise ValueError(f"{name}: got {value}, expected a number in [0, 2^32)")
 
 
 def check_step(step: int | Tensor, device: torch.device | None = None) -> None:
@@ -98,7 +87,7 @@ def seed_key(seed: int) -> tuple[int, int]:
     """The Philox key of a seed in [0, 2^64): its low and its high word."""
     check_whole("seed", seed)
     if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must be in [0, 2^64), got {seed}")
+        raise ValueError(f"seed: got {seed}, expected a number in [0, 2^64)")
     return seed & 0xFFFFFFFF, seed >> 32
 
 
@@ -108,12 +97,12 @@ def random_words(index: npt.ArrayLike, step: int, stream: int, seed: int) -> Wor
     check_word("stream", stream)
     indices = np.atleast_1d(np.asarray(index, dtype=np.int64))
     if indices.size and not (indices.min() >= 0 and indices.max() < 2**32):
-        raise ValueError(f"index must be in [0, 2^32), got {indices.min()} to {indices.max()}")
-    counter = np.zeros((indices.size, 4), dtype=np.uint32)
-    counter[:, 0] = indices
-    counter[:, 1] = step
-    counter[:, 2] = stream
-    return philox(counter, seed_key(seed))
+        raise ValueError(
+            f"index: got {indices.min()} to {indices.max()}, expected numbers in [0, 2^32)"
+        )
+    seed_key(seed)  # refuses what is no seed
+    words: Words = C.random_words(np.ascontiguousarray(indices), step, stream, seed)
+    return words
 
 
 def bounded(words: Words, n: int | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -124,7 +113,7 @@ def bounded(words: Words, n: int | npt.NDArray[np.int64]) -> npt.NDArray[np.int6
     """
     bound = np.asarray(n, dtype=np.int64)
     if bound.size and not (bound.min() >= 1 and bound.max() < 2**32):
-        raise ValueError(f"n must be in [1, 2^32), got {bound.min()} to {bound.max()}")
+        raise ValueError(f"n: got {bound.min()} to {bound.max()}, expected numbers in [1, 2^32)")
     low, high = words[:, 0].astype(np.uint64), words[:, 1].astype(np.uint64)
     wide = bound.astype(np.uint64)
     return ((high * wide + (low * wide >> _WORD)) >> _WORD).astype(np.int64)

@@ -31,11 +31,11 @@ class ModelConfig:
     """The model.
 
     Args:
-        name: What makes interests of a history; dnn, gru4rec and pop are baselines with one vector
-            a user and no routing (num_interests and rr_lambda are nothing to them).
+        name: What turns a history into interests; dnn, gru4rec and pop are baselines with one
+            vector per user and no routing (num_interests and rr_lambda are ignored).
         dim: Embedding size d.
         num_interests: Interests (vectors) per user, K.
-        max_history: Items of a history that are used, L: the most recent ones.
+        max_history: Most recent items of a history that are used, L.
     """
 
     name: Literal["comirec-sa", "comirec-dr", "mind", "dnn", "gru4rec", "pop"] = "comirec-sa"
@@ -58,25 +58,25 @@ class LossConfig:
     has no effect.
 
     Args:
-        name: ihn, or as a baseline gbce (gSASRec's generalised binary cross entropy): that is of
-            uniform negatives and has no hardness, so beta has to be 0.
-        beta: Hardness of the negatives (IHN); 0 weighs them all alike.
-        beta_warmup: Steps in which beta grows from 0, linearly; 0 has it constant.
-        selection: Which interest is trained for a target: hard (the nearest), or soft (BaM: one
-            drawn by the softmax of selection_tau times the inner products).
-        selection_tau: Sharpness of soft selection: 0 draws all alike, more comes nearer to hard.
-        gbce_t: Calibration of gbce, from 0 (plain binary cross entropy) to 1 (the target weighs as
-            much as the sampled negatives are of all).
+        name: ihn, or the baseline gbce (gSASRec's generalised binary cross entropy), which takes
+            uniform negatives and has no hardness, so beta must be 0.
+        beta: Hardness of the negatives (IHN); 0 weighs all of them equally.
+        beta_warmup: Steps over which beta rises linearly from 0; 0: no warm-up.
+        selection: Which interest is trained for a target: hard (the nearest), or soft (BaM: drawn
+            by the softmax of selection_tau times the inner products).
+        selection_tau: Sharpness of soft selection: 0 draws all equally, larger is nearer to hard.
+        gbce_t: Calibration of gbce, from 0 (plain binary cross entropy) to 1 (the target's weight
+            is the share of all negatives that is sampled).
         rr_lambda: Strength of the routing regularizer (RR); 0 turns it off.
         num_negatives: Negatives drawn per step, N, shared by the whole batch.
-        sampler: Distribution the negatives are drawn from: uniform, log-uniform (by rank),
-            popularity, in-batch (the batch's targets in their place), mixed (uniform and in-batch).
-            All are corrected for their probabilities. With full nothing is drawn: every item is a
-            negative, and beta 0 is the full softmax.
-        sampler_alpha: Exponent of the sampler popularity.
+        sampler: Distribution of the negatives: uniform, log-uniform (by rank), popularity, in-batch
+            (the other targets of the batch), mixed (uniform and in-batch), each corrected for its
+            probabilities; or full: every item is a negative, and beta 0
+            is the full softmax.
+        sampler_alpha: Exponent of the popularity sampler.
         replacement: Draw uniform negatives with replacement; without, all N of a step differ.
-        mask_hits: Leave negatives out that are the row's own target (with in-batch, mixed and full,
-            always).
+        mask_hits: Leave out negatives that are the row's own target (always with in-batch, mixed
+            and full).
         detach_weights: Treat the importance weights of IHN as constants.
     """
 
@@ -145,10 +145,10 @@ class OptimConfig:
     """The optimizer: Adam, for the item table and the extractor alike.
 
     Args:
-        lr: Learning rate, the largest of a schedule.
-        schedule: What the rate does after the warm-up: constant, or it falls to 0 at train.steps,
-            linearly or as half a cosine.
-        warmup_steps: Steps in which the rate rises to lr, linearly.
+        lr: Peak learning rate.
+        schedule: The rate after the warm-up: constant, or falling to 0 at train.steps, linearly or
+            as half a cosine.
+        warmup_steps: Steps over which the rate rises linearly to lr.
     """
 
     lr: float = 1e-3
@@ -177,20 +177,20 @@ class TrainConfig:
 
     Args:
         batch_size: Samples per step, B.
-        steps: Most steps to train.
+        steps: Maximum number of training steps.
         eval_every: Steps between validations.
-        eval_users: Validation users evaluated each time (an even sample); 0 is all of them.
-        checkpoints: What to keep: all, the best weights only (then a run cannot be resumed), or
-            none (then the last weights are tested).
-        checkpoint_every: Steps between checkpoints; 0 is at every validation.
+        eval_users: Validation users evaluated each time (an even sample); 0: all users.
+        checkpoints: What to keep: all, best (the best weights only; such a run cannot be resumed),
+            or none (the last weights are tested).
+        checkpoint_every: Steps between checkpoints; 0: at every validation.
         patience: Validations without a better recall@50 before training stops.
         sampling: uniform (a uniform user, then a uniform position) or epoch (each target once).
-        min_history: Fewest items before a training target.
+        min_history: Minimum number of items before a training target.
         seed: Seed of everything random.
-        device: Where to train; auto is a GPU, if there is one that can train these settings.
-        backend: Implementation of the operations; auto takes the fastest there is.
-        precision: Arithmetic of the training step's matrix products; on a CPU fp32 only.
-        threads: CPU threads; 0 is one a core.
+        device: Where to train; auto: a GPU if there is one that can train these settings.
+        backend: Implementation of the operations; auto: the fastest available.
+        precision: Arithmetic of the training step's matrix products; fp32 only on a CPU.
+        threads: CPU threads; 0: one per core.
     """
 
     batch_size: int = 128

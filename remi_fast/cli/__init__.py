@@ -13,13 +13,13 @@ from remi_fast.errors import ConfigError, RemiFastError, nearest
 COMMANDS = {
     "prepare": "make a dataset folder from raw interactions",
     "train": "train a model",
-    "sweep": "train many settings with several seeds, and compare",
+    "sweep": "train and compare many settings with several seeds",
     "evaluate": "recall, hit rate and ndcg of a trained model",
     "recommend": "recommend items for histories of known or new users",
     "export": "write a trained model as files for other programs",
     "report": "compare runs on one HTML page with figures",
-    "bench": "how fast steps, or parts of them, are here, beside other ways to compute them",
-    "info": "versions, hardware, and what each backend can do",
+    "bench": "benchmark training steps and their parts against alternatives",
+    "info": "versions, hardware and backends",
 }
 
 
@@ -67,6 +67,7 @@ def understood(command: str, words: list[str]) -> tuple[ModuleType, Any]:
     """
     from jsonargparse import ArgumentParser
 
+    from remi_fast.cli.help import HelpFormatter
     from remi_fast.config import parse
 
     name, module = command, import_module(f"remi_fast.cli.{command}")
@@ -76,6 +77,7 @@ def understood(command: str, words: list[str]) -> tuple[ModuleType, Any]:
     parser = ArgumentParser(
         prog=f"remi-fast {name}",
         description=module.__doc__,
+        formatter_class=HelpFormatter,
         exit_on_error=False,
         allow_abbrev=False,  # a shortened key is a typo
     )
@@ -92,5 +94,5 @@ def _overview() -> str:
         "Fast, exact training of multi-interest retrieval models (REMI).\n\n"
         f"{commands}\n\n"
         "`remi-fast COMMAND --help` explains each; `remi-fast --version` prints the version.\n"
-        "To begin: remi-fast train demo --out runs/demo"
+        "To start: remi-fast train demo --out runs/demo"
     )

@@ -1,5 +1,5 @@
-"""Recall, hit rate and ndcg of a run's best model over the whole catalogue (exact search), and on
-demand more: groups, the lists themselves, diversity, another run."""
+"""Evaluate a run's best model over the whole catalogue by exact search: recall, hit rate and ndcg;
+optionally by group, with list metrics, with more diverse lists, or against another run."""
 
 import json
 from pathlib import Path
@@ -24,29 +24,31 @@ def add_arguments(parser: "ArgumentParser") -> None:
         type=int,
         nargs="+",
         default=[20, 50],
-        help="cut-offs (all items at most)",
+        help="cut-offs; larger than the catalogue: every item",
     )
-    parser.add_argument("--exclude-seen", action="store_true", help="leave history items out")
+    parser.add_argument(
+        "--exclude-seen", action="store_true", help="leave out the items of the history"
+    )
     parser.add_argument(
         "--all-metrics", action="store_true", help="also coverage, Gini, novelty and diversity"
     )
     parser.add_argument(
-        "--groups", action="store_true", help="also by length of history and popularity of targets"
+        "--groups", action="store_true", help="also by history length and target popularity"
     )
     parser.add_argument(
         "--diversity",
         type=float,
         nargs="+",
         metavar="C",
-        help="also with lists made more diverse, by each of these coefficients (0 is none)",
+        help="also with lists diversified by each of these coefficients (0: not at all)",
     )
     parser.add_argument(
         "--categories",
         metavar="FILE",
-        help="item_id and category of the items, for diversity (clusters of items if not given)",
+        help="file of item_id and category, for diversity (default: clusters of the items)",
     )
     parser.add_argument(
-        "--against", metavar="RUN", help="instead: the differences from this run of the same data"
+        "--against", metavar="RUN", help="report differences from this run (same data) instead"
     )
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
 
@@ -65,7 +67,7 @@ def run(arguments: Any) -> int:
     options = {"ks": tuple(arguments.k), "exclude_seen": arguments.exclude_seen}
     if arguments.all_metrics or arguments.groups or arguments.diversity is not None:
         return _in_detail(model, dataset, arguments, options)
-    metrics = evaluate(model, model, dataset, arguments.split, **options)
+    metrics = evaluate(model, dataset, arguments.split, **options)
     if arguments.json:
         print(json.dumps({"split": arguments.split, **metrics}))
     else:
@@ -130,7 +132,6 @@ def _in_detail(
     coefficients = arguments.diversity or []
     found = evaluate_in_detail(
         model,
-        model,
         dataset,
         arguments.split,
         training_counts=training_counts(dataset).numpy(),
@@ -175,9 +176,7 @@ def _against(first: Any, second: Any, arguments: Any) -> int:
     for folder in (first, second):
         model, dataset = _open(folder)
         ks, exclude_seen = tuple(arguments.k), arguments.exclude_seen
-        values.append(
-            per_user(model, model, dataset, arguments.split, ks=ks, exclude_seen=exclude_seen)
-        )
+        values.append(per_user(model, dataset, arguments.split, ks=ks, exclude_seen=exclude_seen))
     differences = compare(*values)
     users = len(next(iter(values[0].values())))
     same = all((a == b).all() for a, b in zip(values[0].values(), values[1].values(), strict=True))

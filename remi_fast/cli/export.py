@@ -1,5 +1,5 @@
 """Write a trained model as files for other programs: item vectors, a faiss index, the user encoder,
-the raw item ids, and a manifest with checksums. docs/export.md has what is in them."""
+the raw item ids, and a manifest with checksums. docs/export.md describes them."""
 
 import json
 from pathlib import Path
@@ -22,11 +22,10 @@ def add_arguments(parser: "ArgumentParser") -> None:
         nargs="+",
         choices=tuple(FORMATS),
         default=list(FORMATS),
-        help="what to write: all by default; onnx and faiss need packages of their own "
-        "(pip install 'remi-fast[export,faiss]')",
+        help="what to write; onnx and faiss need extras (pip install 'remi-fast[export,faiss]')",
     )
     parser.add_argument(
-        "--faiss", help="factory string of the index, such as HNSW32; Flat (exact) if not given"
+        "--faiss", help="factory string of the index, such as HNSW32 (default: Flat, exact)"
     )
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
 

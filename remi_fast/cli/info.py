@@ -1,4 +1,4 @@
-"""Versions, hardware, and what each backend can do here."""
+"""Print versions, hardware and what each backend can do here."""
 
 import json
 from typing import TYPE_CHECKING, Any
@@ -13,14 +13,15 @@ def add_arguments(parser: "ArgumentParser") -> None:
 
 
 def run(arguments: Any) -> int:
-    """Print what there is."""
+    """Print them."""
     from remi_fast.kernels.native import C
     from remi_fast.training.run_folder import environment
 
     facts = environment() | {
         "extension": C.__file__,
         "backends": {
-            "triton": "loss and DeferredAdam on a GPU, as a library; trains on no GPU yet",
+            "triton": "training of ComiRec-SA and ComiRec-DR, and the library's operations, on "
+            "a GPU; not yet run on one",
             "native": "the default: C++ and tiled PyTorch, float32 training on the CPU",
             "reference": "plain autograd formulas: the specification, slow",
         },

@@ -12,26 +12,26 @@ def add_arguments(parser: "ArgumentParser") -> None:
     """Declare the command's arguments."""
     parser.add_argument("sources", nargs="+", help="files of one format, or one folder")
     parser.add_argument("--out", required=True, help="dataset folder to make")
-    parser.add_argument("--user-col", help="column of user ids (guessed if not given)")
-    parser.add_argument("--item-col", help="column of item ids (guessed if not given)")
+    parser.add_argument("--user-col", help="column of user ids (default: by its name)")
+    parser.add_argument("--item-col", help="column of item ids (default: by its name)")
     parser.add_argument(
-        "--time-col", help="column of times (guessed; else the file's order counts)"
+        "--time-col", help="column of times (default: by its name; if there is none, row order)"
     )
     parser.add_argument(
         "--filter",
         choices=("one-pass", "k-core", "none"),
         default="one-pass",
-        help="drop rare items, then rare users: once (as published), repeatedly, or never",
+        help="drop rare items, then rare users: once (as published), until stable, or never",
     )
-    parser.add_argument("--min-item", type=int, default=5, help="fewest interactions of an item")
-    parser.add_argument("--min-user", type=int, default=5, help="fewest interactions of a user")
+    parser.add_argument("--min-item", type=int, default=5, help="minimum interactions per item")
+    parser.add_argument("--min-user", type=int, default=5, help="minimum interactions per user")
     parser.add_argument(
         "--split",
         choices=("users", "leave-one-out", "temporal"),
         default="users",
         help="80/10/10 of the users (as published), each user's last items, or two points in time",
     )
-    parser.add_argument("--seed", type=int, default=1, help="of the shuffle of the users")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the user shuffle")
     parser.add_argument("--json", action="store_true", help="print the manifest's numbers as JSON")
 
 
@@ -74,9 +74,10 @@ def _print_summary(manifest: dict[str, Any], out: str) -> None:
     for name, part in summary["split"].items():
         what = "items to train on" if name == "train" else "targets"
         print(f"{name:<6}{part['users']:>12,} users {part['positions']:>14,} {what}")
-    skipped = sum(summary["skipped_users"].values())
+    skipped = {name: count for name, count in summary["skipped_users"].items() if count}
     if skipped:
-        print(f"{skipped:,} times a user was left out of a part for want of a history")
+        counts_by_split = ", ".join(f"{name} {count:,}" for name, count in skipped.items())
+        print(f"users left out of a split for lack of history: {counts_by_split}")
     print(
         f"{out}: {counts['users']:,} users, {counts['items']:,} items, "
         f"{counts['interactions']:,} interactions"

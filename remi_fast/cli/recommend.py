@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
     from remi_fast.data.readers import ColumnNames
-    from remi_fast.retrieval.recommend import Recommender, Wish
+    from remi_fast.retrieval.recommend import Recommender, Request
     from remi_fast.training.run_folder import RunFolder
 
 FORMATS = (".parquet", ".csv", ".jsonl")
@@ -22,35 +22,45 @@ def add_arguments(parser: "ArgumentParser") -> None:
     """Declare the command's arguments."""
     parser.add_argument("run", help="run folder made by `remi-fast train`")
     parser.add_argument(
-        "--histories", help="file with columns user, item and, unless in order, time"
+        "--histories", help="file with columns of users, items and, unless in order, times"
     )
     parser.add_argument(
-        "--sample", type=int, help="instead: so many test users of the run's own data"
+        "--sample",
+        type=int,
+        help="instead of --histories: the first N test users of the run's data",
     )
-    parser.add_argument("--user-col", help="column of user ids in FILE (guessed if not given)")
-    parser.add_argument("--item-col", help="column of item ids (guessed if not given)")
-    parser.add_argument("--time-col", help="column of times (guessed; else the order counts)")
+    parser.add_argument(
+        "--user-col", help="column of user ids in --histories (default: by its name)"
+    )
+    parser.add_argument("--item-col", help="column of item ids (default: by its name)")
+    parser.add_argument(
+        "--time-col", help="column of times (default: by its name; if there is none, row order)"
+    )
     parser.add_argument("--k", type=int, default=50, help="items per user")
     parser.add_argument(
         "--out",
-        help="file to write, or to replace: .parquet, .csv, .jsonl; stdout if not given. Written "
-        "part by part, for any number of users; after a kill the same command goes on",
+        help="file to write or replace: .parquet, .csv or .jsonl (default: stdout); written in "
+        "parts, so memory does not grow; if killed, run the same command again to resume",
     )
-    parser.add_argument("--exclude-seen", action="store_true", help="leave history items out")
+    parser.add_argument(
+        "--exclude-seen", action="store_true", help="leave out the items of the history"
+    )
     parser.add_argument(
         "--diversity",
         type=float,
         default=0.0,
-        help="what a pair of items of different categories is worth, in the unit of the scores",
+        help="score bonus per pair of items from different categories",
     )
     parser.add_argument(
-        "--categories", help="file of item_id and category (clusters of the items if not given)"
+        "--categories", help="file of item_id and category (default: clusters of the items)"
     )
-    parser.add_argument("--filter", help="file whose column item_id has all that may come")
+    parser.add_argument(
+        "--filter", help="file whose item_id column lists the only items that may be recommended"
+    )
     parser.add_argument(
         "--engine",
         default="auto",
-        help='exact, or a factory string of faiss, as "IVF1024,Flat"; auto: by the number of items',
+        help='exact, a faiss factory string such as "IVF1024,Flat", or auto: by catalogue size',
     )
     parser.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
 
@@ -62,14 +72,14 @@ def run(arguments: Any) -> int:
     from remi_fast.training.run_folder import RunFolder
 
     recommender = api.load(arguments.run)
-    wish = _wish(recommender, arguments)
+    request = _request(recommender, arguments)
     if out is not None:
-        return _stream(recommender, wish, arguments, out)
+        return _stream(recommender, request, arguments, out)
     if arguments.histories is not None:
         histories = _read(Path(arguments.histories), _columns(arguments))
     else:
         histories = _sample(RunFolder.open(Path(arguments.run)), arguments.sample)
-    recommended = recommender.recommend_as(histories, wish)
+    recommended = recommender.answer(histories, request)
     _tell_of_order(arguments.histories, histories.columns)
     if arguments.json:
         print(recommended.write_ndjson(), end="")
@@ -100,14 +110,14 @@ def _check(arguments: Any) -> Path | None:
     return out
 
 
-def _wish(recommender: "Recommender", arguments: Any) -> "Wish":
+def _request(recommender: "Recommender", arguments: Any) -> "Request":
     chosen = None
     if arguments.filter is not None:
         from remi_fast.retrieval.categories import read_items
 
         chosen = read_items(Path(arguments.filter))
     try:
-        return recommender.wish(
+        return recommender.request(
             arguments.k,
             arguments.exclude_seen,
             arguments.diversity,
@@ -119,7 +129,7 @@ def _wish(recommender: "Recommender", arguments: Any) -> "Wish":
         raise error if isinstance(error, RemiFastError) else ConfigError(f"--{error}") from None
 
 
-def _stream(recommender: "Recommender", wish: "Wish", arguments: Any, out: Path) -> int:
+def _stream(recommender: "Recommender", request: "Request", arguments: Any, out: Path) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
@@ -145,7 +155,7 @@ def _stream(recommender: "Recommender", wish: "Wish", arguments: Any, out: Path)
         def on_progress(done: int, parts: int) -> None:
             progress.update(task, completed=done, total=parts)
 
-        total = streamed.write(recommender, histories, wish, on_progress)
+        total = streamed.write(recommender, histories, request, on_progress)
     _tell_of_order(arguments.histories, columns)
     print(f"{out}: {total.recommendations:,} recommendations for {total.users:,} users")
     return 0

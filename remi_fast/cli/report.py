@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 def add_arguments(parser: "ArgumentParser") -> None:
     """Declare the command's arguments."""
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, 8 at most")
-    parser.add_argument("--out", metavar="FILE", help="the page (RUN/report.html of the first run)")
-    parser.add_argument("--png", metavar="DIR", help="also write every figure there, at 300 dpi")
+    parser.add_argument(
+        "--out", metavar="FILE", help="page to write (default: report.html in the first run folder)"
+    )
+    parser.add_argument("--png", metavar="DIR", help="folder for every figure as a PNG of 300 dpi")
 
 
 def run(arguments: Any) -> int:

@@ -1,6 +1,6 @@
-"""Train many settings with several seeds, each run in a process of its own; print means and
-standard deviations over the seeds, draw a picture. The same command again goes on where it was
-stopped. Other options are those of `remi-fast train`, for all runs."""
+"""Train many settings with several seeds, each run in its own process; print means and standard
+deviations over the seeds and draw a picture. Repeat the command to resume it. All options of
+`remi-fast train` apply to every run."""
 
 import json
 import shutil
@@ -33,19 +33,23 @@ def add_arguments(parser: "ArgumentParser") -> None:
         metavar="KEY=VALUE,VALUE...",
         help="values of a setting, or a range LOW..HIGH; all combinations are trained",
     )
-    parser.add_argument("--sample", type=int, help="train so many combinations, drawn at random")
+    parser.add_argument(
+        "--sample", type=int, help="number of combinations to train, drawn at random"
+    )
     parser.add_argument(
         "--optuna",
         type=int,
-        help="train so many combinations, chosen by validation recall@50 of the first seed, "
-        "and the best with all seeds",
+        help="number of combinations to train, chosen by validation recall@50 with the first "
+        "seed; the best is then trained with all seeds",
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of each setting")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[1, 2, 3], help="seeds for each setting"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="number of runs in parallel")
     parser.add_argument(
         "--ablation",
         action="store_true",
-        help="the paper's: plain, IHN alone, RR alone, both, at the given beta and lambda",
+        help="the paper's ablation at the given beta and lambda: plain, IHN, RR and both",
     )
 
 

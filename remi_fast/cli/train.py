@@ -1,5 +1,5 @@
 """Train a model. DATA is a folder made by `remi-fast prepare`, a raw file, or `demo` (generated,
-synthetic data). Settings: --preset, then --config, then dotted options; later ones win."""
+synthetic data). Settings: --preset < --config < dotted options; later ones override."""
 
 import json
 import re

@@ -29,6 +29,7 @@ from remi_fast.kernels.native import C
 from remi_fast.kernels.philox import check_word, seed_key
 
 Sampling = Literal["uniform", "epoch"]
+MIN_HISTORY = 4  # as published
 HELD: int = C.BatchRing.HELD
 
 
@@ -50,7 +51,7 @@ class BatchLoader:
     users: int32 (n,) distinct user indices; spans: int64 (n, 2), the part [start, end) of `items`
         that belongs to each. Users with fewer than min_history + 1 items are skipped.
     batch_size: B; max_history: L; seed in [0, 2^64).
-    min_history: the least number of items before a target (4 as published).
+    min_history: the least number of items before a target.
     threads: background threads, 0 = one for every two cores, at most 4. Where the consumer is ahead
         of them it makes the next batch itself.
     ring: number of batch buffers, at least 3; ring - 2 batches are made ahead.
@@ -75,7 +76,7 @@ class BatchLoader:
         max_history: int,
         seed: int,
         sampling: Sampling = "uniform",
-        min_history: int = 4,
+        min_history: int = MIN_HISTORY,
         threads: int = 0,
         start_step: int = 0,
         ring: int = 4,
@@ -128,12 +129,6 @@ class BatchLoader:
         return Batch(step, history, length, target, user)
 
     @property
-    def samples_per_epoch(self) -> int:
-        """Target positions of all eligible users."""
-        samples: int = self._sampler.num_targets
-        return samples
-
-    @property
     def num_users(self) -> int:
         """Eligible users: those with more than min_history items."""
         users: int = self._sampler.num_users
@@ -179,7 +174,7 @@ def make_sampler(
 ) -> Any:
     """The extension's `BatchSampler`; arguments and errors as of `BatchLoader`."""
     if sampling not in get_args(Sampling):
-        raise ValueError(f"sampling must be 'uniform' or 'epoch', got {sampling!r}")
+        raise ValueError(f"sampling: got {sampling!r}, expected 'uniform' or 'epoch'")
     _check_range("batch_size", batch_size, 1, 2**31)
     _check_range("max_history", max_history, 1, 2**31)
     _check_range("min_history", min_history, 0, 2**31)
@@ -201,7 +196,7 @@ def make_sampler(
 def _check_range(name: str, value: int, low: int, end: int) -> None:
     check_whole(name, value)
     if not low <= value < end:
-        raise ValueError(f"{name} must be in [{low}, {end}), got {value}")
+        raise ValueError(f"{name}: got {value}, expected a number in [{low}, {end})")
 
 
 def _check_array(name: str, array: npt.NDArray[np.generic], dtype: type[np.generic]) -> None:
@@ -210,6 +205,6 @@ def _check_array(name: str, array: npt.NDArray[np.generic], dtype: type[np.gener
     if array.dtype != dtype or not array.flags.c_contiguous:
         layout = "contiguous" if array.flags.c_contiguous else "not contiguous"
         raise DataError(
-            f"batch loader: {name} must be a contiguous {np.dtype(dtype)} array, "
-            f"got {array.dtype}, {layout}"
+            f"batch loader: {name}: got {array.dtype}, {layout}, "
+            f"expected a contiguous {np.dtype(dtype)} array"
         )

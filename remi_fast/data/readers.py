@@ -64,6 +64,11 @@ class ColumnNames:
     item: str | None = None
     time: str | None = None
 
+    def renamed(self) -> dict[str, str]:
+        """Those that there are, and what they are called from there on."""
+        pairs = ((self.user, "user_id"), (self.item, "item_id"), (self.time, "timestamp"))
+        return {old: new for old, new in pairs if old is not None}
+
 
 @dataclass(frozen=True)
 class Interactions:
@@ -197,8 +202,7 @@ def _choose(path: Path, header: list[str], names: ColumnNames) -> ColumnNames:
 
 def _read_file(path: Path, suffix: str, columns: ColumnNames) -> pl.DataFrame:
     """user_id, item_id and, if there is one, timestamp; text formats give String columns."""
-    pairs = ((columns.user, "user_id"), (columns.item, "item_id"), (columns.time, "timestamp"))
-    source = {old: new for old, new in pairs if old is not None}
+    source = columns.renamed()
     select = [pl.col(old).alias(new) for old, new in source.items()]
     try:
         if suffix == ".parquet":
@@ -248,7 +252,7 @@ def _read_presplit(folder: Path) -> Interactions:
         matches = sorted(folder.glob(f"*_{part}.txt"))
         if len(matches) != 1:
             got = ", ".join(path.name for path in matches) or "none"
-            raise DataError(f"{folder}: expected exactly one file *_{part}.txt, got {got}")
+            raise DataError(f"{folder}: got {got}, expected exactly one file *_{part}.txt")
         frame = _read_headerless(matches[0])
         parts.append(Part(matches[0], ".txt", frame))
         frames.append(pl.repeat(PARTS.index(part), frame.height, dtype=pl.UInt8, eager=True))

@@ -1,4 +1,4 @@
 """One or several runs as one self-contained HTML page, and its figures as PNGs.
 
-`write` needs matplotlib (the extra `report`): it is imported where used.
+The figures need matplotlib (the extra `report`), which is imported where it is used.
 """

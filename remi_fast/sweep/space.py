@@ -115,7 +115,7 @@ def check(config: Config, settings: Sequence[Settings], seeds: Sequence[int] = (
         with_options(config, [f"--train.seed={seed}"])
 
 
-def grid(space: Space, sample: int | None = None, *, seed: int = 0) -> list[Settings]:
+def grid(space: Space, sample: int | None = None) -> list[Settings]:
     """All combinations of the values; or `sample` of them, drawn without repeats.
 
     A larger sample holds the smaller one. Of a range 1,001 points are drawn from; samples that
@@ -135,7 +135,7 @@ def grid(space: Space, sample: int | None = None, *, seed: int = 0) -> list[Sett
         raise ConfigError(f"--grid: got {total:,} combinations, expected at most 2^62 to sample")
     from remi_fast.kernels.permutation import permute
 
-    chosen = sorted(permute(range(sample), total, seed=seed, step=0))
+    chosen = sorted(permute(range(sample), total, seed=0, step=0))
     drawn = [_combination(values, int(i)) for i in chosen]
     return [dict(zip(space, each, strict=True)) for each in dict.fromkeys(drawn)]
 

@@ -91,7 +91,7 @@ def test_who_takes_no_part_is_printed(capsys, monkeypatch):
     case = {"batch_size": 8, "users": 3, "interactions": 40, "contestants": {"remi-fast": row}}
     bench.module_of("loader").show(case | {"cannot": {"the other": "it is not installed"}})
     shown = capsys.readouterr().out
-    assert "takes no part: the other (it is not installed)" in shown
+    assert "skipped: the other (it is not installed)" in shown
     assert "1,234" in shown and "123 (0.50 to 4,321)" in shown
 
 

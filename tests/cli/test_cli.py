@@ -1,6 +1,7 @@
 """The command line as its user meets it."""
 
 import json
+import re
 
 import polars as pl
 import pytest
@@ -31,6 +32,15 @@ def test_help(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
     assert stopped.value.code == 0 and f"remi-fast {command}" in capsys.readouterr().out
+
+
+def test_help_leaves_out_defaults_that_say_nothing(capsys):
+    for command in COMMANDS:
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert not re.search(r"default: null|default: \[\]|\(default: False", text)
+    assert "type: bool, default: False" in text and "type: int, default: 50" in text
 
 
 def test_overview(capsys):
@@ -68,6 +78,16 @@ def test_errors(words, status, message, capsys, tmp_path, monkeypatch):
     error = capsys.readouterr().err
     assert message in error and error.startswith("remi-fast") and "Traceback" not in error
     assert not list(tmp_path.iterdir()), "something was left behind"
+
+
+def test_prepare_says_how_many_users_lack_history(tmp_path, capsys):
+    rows = [(user, item) for user in range(9) for item in range(1 + user % 3)]  # 1 to 3 items
+    file = tmp_path / "few.csv"
+    file.write_text("user_id,item_id\n" + "".join(f"{user},{item}\n" for user, item in rows))
+    words = ["--filter", "none", "--split", "leave-one-out"]
+    assert main(["prepare", str(file), "--out", str(tmp_path / "data"), *words]) == 0
+    shown = capsys.readouterr().out
+    assert "users left out of a split for lack of history: train 6, valid 6, test 3" in shown
 
 
 def test_prepare_prints_its_numbers(raw_file, tmp_path, capsys):
@@ -185,7 +205,9 @@ def test_recommend_prints(trained, tmp_path, capsys):
 def test_info(capsys):
     assert main(["info", "--json"]) == 0
     assert {"torch", "cpu", "backends", "extension"} <= json.loads(capsys.readouterr().out).keys()
-    assert main(["info"]) == 0 and "native" in capsys.readouterr().out
+    assert main(["info"]) == 0
+    shown = capsys.readouterr().out
+    assert "native" in shown and "not yet run on one" in shown
 
 
 @pytest.mark.parametrize("kept", [True, False])

@@ -110,7 +110,6 @@ def test_epoch_holds_every_target_once():
     items, users, spans = data
     targets = [int(items[p]) for a, b in spans for p in range(a + 4, b)]
     with loader(data, sampling="epoch", batch_size=5) as batches:
-        assert batches.samples_per_epoch == len(targets)
         stream = []
         while len(stream) < 3 * len(targets):
             stream += next(batches).target.tolist()
@@ -211,10 +210,13 @@ def set_to(index, value):
 @pytest.mark.parametrize(
     "data, message",
     [
-        (broken("items", lambda a: a.astype(np.int64)), "items must be a contiguous int32"),
+        (
+            broken("items", lambda a: a.astype(np.int64)),
+            "items: got int64, contig.* int32",
+        ),
         (broken("items", lambda a: np.repeat(a, 2)[::2]), "not contiguous"),
         (broken("items", set_to(5, 0)), r"items\[5\] = 0, expected an item index >= 1"),
-        (broken("users", set_to(1, 1)), "1 is there twice"),
+        (broken("users", set_to(1, 1)), "1 occurs twice"),
         (broken("users", set_to(0, -1)), "user indices >= 0"),
         (broken("users", lambda a: a[:-1].copy()), r"spans: expected shape \(7, 2\)"),
         (broken("spans", set_to((0, 0), -1)), r"spans\[0\] = -1"),
@@ -231,13 +233,13 @@ def test_bad_data(data, message):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"sampling": "epochs"}, "sampling must be 'uniform' or 'epoch', got 'epochs'"),
-        ({"batch_size": 0}, "batch_size must be in"),
-        ({"max_history": 0}, "max_history must be in"),
-        ({"ring": 2}, "ring must be in"),
-        ({"threads": -1}, "threads must be in"),
-        ({"start_step": 2**32}, "start_step must be in"),
-        ({"seed": -1}, "seed must be in"),
+        ({"sampling": "epochs"}, "sampling: got 'epochs', expected 'uniform' or 'epoch'"),
+        ({"batch_size": 0}, "batch_size: got .*, expected a number in"),
+        ({"max_history": 0}, "max_history: got .*, expected a number in"),
+        ({"ring": 2}, "ring: got .*, expected a number in"),
+        ({"threads": -1}, "threads: got .*, expected a number in"),
+        ({"start_step": 2**32}, "start_step: got .*, expected a number in"),
+        ({"seed": -1}, "seed: got .*, expected a number in"),
     ],
 )
 def test_bad_arguments(change, message):

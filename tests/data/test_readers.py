@@ -146,7 +146,7 @@ def test_errors_of_several_sources(tmp_path):
         ([csv, tsv], "expected files of one format"),
         ([csv, other], "expected columns user='user', item='item'"),
         ([tmp_path, csv], "expected files, or one folder"),
-        ([tmp_path], r"expected exactly one file \*_train.txt, got none"),
+        ([tmp_path], r"got none, expected exactly one file \*_train.txt"),
     ):
         with pytest.raises(DataError, match=message):
             read(sources, ColumnNames())

@@ -181,11 +181,11 @@ def test_errors():
     with pytest.raises(ValueError, match="got backend 'fast', expected one of"):
         run(queries, vectors, 3, seen, "fast")
     for backend in ("native", "tiled"):
-        with pytest.raises(ValueError, match="k: expected 1 <= k"):
+        with pytest.raises(ValueError, match="k: (got .*, )?expected 1 <= k"):
             run(queries, vectors, 0, seen, backend)
         with pytest.raises(ValueError, match="rows: expected shape|rows: got shape"):
             run(queries, vectors[:, :2], 3, seen, backend)
-        with pytest.raises(ValueError, match="seen: expected shape"):
+        with pytest.raises(ValueError, match="seen: expected shape|seen: got shape .*, expected"):
             run(queries, vectors, 3, seen[:1], backend)
     search = C.InterestSearch(queries.numpy(), 3, seen.numpy())
     search.add(vectors.numpy(), 1)

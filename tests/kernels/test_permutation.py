@@ -52,5 +52,5 @@ def test_where_two_elements_go_is_nearly_uniform(n):
 
 @pytest.mark.parametrize("index, n", [([5], 5), ([-1], 5), ([0], 0), ([0], 2**62 + 1)])
 def test_refusals(index, n):
-    with pytest.raises(ValueError, match="must be in"):
+    with pytest.raises(ValueError, match="(n|index): got .*, expected (a number|numbers) in"):
         permute(index, n, seed=0, step=0)

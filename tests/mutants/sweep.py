@@ -34,7 +34,7 @@ TRYING = group(
      "in (_ends(values) if",
      "in (_ends(values)[:1] if"),
     ("the first are the sample", f"{SPACE}a_sample_of_a_range_fills_it",
-     "permute(range(sample), total, seed=seed, step=0)",
+     "permute(range(sample), total, seed=0, step=0)",
      "range(sample)"),
     ("values of another key", f"{SPACE}a_sample_is_of_different_combinations_and_repeats",
      "for each in reversed(values):",

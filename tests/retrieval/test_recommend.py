@@ -169,6 +169,10 @@ def test_engines(recommender):
 
 
 def test_large_catalogues_are_searched_with_faiss(recommender, monkeypatch, caplog):
+    monkeypatch.setattr(module, "APPROXIMATE_FROM", 6)  # all there are
+    with caplog.at_level(logging.INFO):
+        assert recommender.recommend(frame(HISTORIES), k=4).height == 8
+    assert "faiss" not in caplog.text
     monkeypatch.setattr(module, "APPROXIMATE_FROM", 5)
     with caplog.at_level(logging.INFO):
         got = recommender.recommend(frame(HISTORIES), k=4)

@@ -119,7 +119,7 @@ def test_a_table_that_does_not_fit_a_gpu(gpu, dataset, monkeypatch):
     trainer.check(dataset, settings)
     need = 4 * 3 * dataset.num_items * 64  # the table alone
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (need, 1 << 40))
-    with pytest.raises(ConfigError, match="GiB of the GPU that are free"):
+    with pytest.raises(ConfigError, match="GiB free on the GPU"):
         trainer.check(dataset, settings)
 
 

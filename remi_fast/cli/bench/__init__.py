@@ -1,4 +1,4 @@
-"""How fast training is on this machine, part by part, each beside other ways to compute the same.
+"""Benchmark training on this machine, part by part, against other ways to compute the same.
 
 A module a part: `add_arguments`, `check` (before anything is measured), `cases`, `show`, `run`.
 """
@@ -16,7 +16,7 @@ PARTS = {
     "loader": "training batches",
     "update": "the update of the item table",
     "eval": "exact search over the catalogue",
-    "all": "one after the other, into one file",
+    "all": "all parts, into one file",
 }
 
 
@@ -68,9 +68,9 @@ def _overview() -> str:
     parts = "\n".join(f"  {name:<9}{text}" for name, text in PARTS.items())
     return (
         "usage: remi-fast bench [PART] [OPTIONS]\n\n"
-        "How fast training is on this machine, part by part, each beside other ways to compute\n"
-        "the same: checked first, then in turns, in one run, on generated data.\n\n"
+        "Benchmark training on this machine, part by part, against other ways to compute the\n"
+        "same: results are checked first, then all take turns in one run, on generated data.\n\n"
         f"{parts}\n\n"
-        f"Without a part it is {DEFAULT}. `remi-fast bench PART --help` has the options of each.\n"
-        "A part takes about a minute, all of them a few; docs/benchmark.md says what is compared."
+        f"Default part: {DEFAULT}. `remi-fast bench PART --help` lists its options.\n"
+        "A part takes about a minute, all of them a few; docs/benchmark.md has the details."
     )

@@ -1,5 +1,5 @@
-"""All parts of `remi-fast bench`, one after the other: steps, loss, batches, update, exact search.
-A part that has an option of these takes it; all else is as it is in the part alone."""
+"""Run all parts of `remi-fast bench`: steps, loss, batches, update, exact search. The options below
+apply to each part that has them; everything else is the part's default."""
 
 from argparse import ArgumentParser as StandardParser
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ PARTS = ("step", "loss", "loader", "update", "eval")
 def add_arguments(parser: "ArgumentParser") -> None:
     """Declare the arguments."""
     common.add_sizes(parser)
-    common.add_peers(parser, "what else takes part, of each part: all, or none")
+    common.add_peers(parser, "peers of each part to include")
     common.add_run(parser, rounds=None, seconds=None)
 
 

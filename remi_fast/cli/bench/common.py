@@ -29,14 +29,14 @@ def add_num_items(parser: "ArgumentParser") -> None:
         type=int,
         nargs="+",
         default=[NUM_ITEMS],
-        help="rows of the item table, padding included; one case for each",
+        help="rows of the item table, padding included; one case each",
     )
 
 
 def add_batch_size(parser: "ArgumentParser") -> None:
     """--batch-size."""
     parser.add_argument(
-        "--batch-size", type=int, nargs="+", default=[128], help="samples a step; one case for each"
+        "--batch-size", type=int, nargs="+", default=[128], help="samples per step; one case each"
     )
 
 
@@ -47,7 +47,7 @@ def add_precision(parser: "ArgumentParser") -> None:
         choices=("fp32", "tf32", "bf16"),
         nargs="+",
         default=["fp32"],
-        help="of matrix products, everyone's; one case for each (tf32 and bf16 on a GPU only)",
+        help="of everyone's matrix products; one case each (tf32 and bf16: GPU only)",
     )
 
 
@@ -60,10 +60,10 @@ def add_peers(
 
 def add_run(parser: "ArgumentParser", rounds: int | None, seconds: float | None) -> None:
     """How long, with how many threads, and where to."""
-    parser.add_argument("--rounds", type=int, default=rounds, help="turns of each contestant")
-    parser.add_argument("--seconds", type=float, default=seconds, help="length of a turn")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 is one a core")
-    parser.add_argument("--out", metavar="FILE", help="write the result to this .json, too")
+    parser.add_argument("--rounds", type=int, default=rounds, help="turns per contestant")
+    parser.add_argument("--seconds", type=float, default=seconds, help="seconds per turn")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: one per core")
+    parser.add_argument("--out", metavar="FILE", help="also write the result to this .json file")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -147,8 +147,18 @@ def run(parts: Mapping[str, Any], arguments: Any) -> list[Case]:
     return cases
 
 
+def runner(part: str) -> Callable[[Any], int]:
+    """The `run` of a part that does no more than to measure each case, print and write."""
+
+    def run_part(arguments: Any) -> int:
+        run({part: arguments}, arguments)
+        return 0
+
+    return run_part
+
+
 def show(title: str, case: Case, columns: Mapping[str, Callable[[Case], str]]) -> None:
-    """Print a row for each contestant, then who takes no part."""
+    """Print a row for each contestant, then who was skipped."""
     from rich.console import Console
     from rich.table import Table
 
@@ -160,7 +170,7 @@ def show(title: str, case: Case, columns: Mapping[str, Callable[[Case], str]]) -
     console = Console()
     console.print(table)
     for name, reason in case["cannot"].items():
-        console.print(f"takes no part: {name} ({reason})", highlight=False, markup=False)
+        console.print(f"skipped: {name} ({reason})", highlight=False, markup=False)
 
 
 def milliseconds(row: Case) -> str:

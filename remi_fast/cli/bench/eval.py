@@ -1,6 +1,5 @@
-"""How fast exact search is on this machine, which evaluation is made of: the best items of the
-catalogue for each user by all of its interests, beside torch's matmul and topk, faiss, and the
-matrix product alone."""
+"""Benchmark exact search, which evaluation consists of: each user's best items over all of their
+interests, against torch's matmul and topk, faiss, and the matrix product alone."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -13,19 +12,16 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: "ArgumentParser") -> None:
     """Declare the arguments."""
-    parser.add_argument("--users", type=int, default=64, help="that are searched for at once")
+    parser.add_argument("--users", type=int, default=64, help="users per call")
     common.add_num_items(parser)
-    parser.add_argument("--num-interests", type=int, default=4, help="of each user")
+    parser.add_argument("--num-interests", type=int, default=4, help="interests per user")
     parser.add_argument("--dim", type=int, default=64, help="dimensions of the vectors")
-    parser.add_argument("--k", type=int, default=50, help="items to find for each user")
-    common.add_peers(parser, "what else takes part: all, or none")
+    parser.add_argument("--k", type=int, default=50, help="items per user")
+    common.add_peers(parser, "peers to include")
     common.add_run(parser, rounds=5, seconds=0.3)
 
 
-def run(arguments: Any) -> int:
-    """Measure each case, print and write."""
-    common.run({"eval": arguments}, arguments)
-    return 0
+run = common.runner("eval")
 
 
 def check(arguments: Any) -> None:

@@ -1,5 +1,5 @@
-"""How fast training batches come on this machine: from the C++ loader, on a GPU also drawn there,
-beside torch's DataLoader over vectorised NumPy and the published iterator."""
+"""Benchmark training batches: from the C++ loader, with a GPU also drawn there, against torch's
+DataLoader over vectorised NumPy and the published iterator."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,11 @@ def add_arguments(parser: "ArgumentParser") -> None:
     """Declare the arguments."""
     common.add_batch_size(parser)
     parser.add_argument("--users", type=int, default=100_000, help="users of the generated data")
-    common.add_peers(parser, "what else takes part: all, or none")
+    common.add_peers(parser, "peers to include")
     common.add_run(parser, rounds=9, seconds=0.3)
 
 
-def run(arguments: Any) -> int:
-    """Measure each case, print and write."""
-    common.run({"loader": arguments}, arguments)
-    return 0
+run = common.runner("loader")
 
 
 def check(arguments: Any) -> None:

@@ -1,17 +1,16 @@
-"""How fast the loss is on this machine, forward and backward: REMI's and the plain sampled softmax
-by remi-fast, the published formula, that by autograd, under torch.compile, and other libraries."""
+"""Benchmark the loss, forward and backward: REMI's and plain sampled softmax by remi-fast, against
+the published formula, autograd, torch.compile and other libraries."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from remi_fast.benchmark.published import NEGATIVES
 from remi_fast.cli.bench import common
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
     from remi_fast.benchmark.loss_contestants import Size
-
-SAMPLED = 10  # negatives of each sample of the batch, as published; shared by the batch
 
 
 def add_arguments(parser: "ArgumentParser") -> None:
@@ -22,28 +21,25 @@ def add_arguments(parser: "ArgumentParser") -> None:
         type=int,
         nargs="+",
         default=[],
-        help=f"shared by the batch; one case for each; {SAMPLED} for each sample if not given",
+        help=f"shared by the batch; one case each (default: {NEGATIVES} per sample)",
     )
     parser.add_argument(
-        "--catalogue", type=int, help="the negatives are a whole catalogue of so many items instead"
+        "--catalogue", type=int, help="use a whole catalogue of N items as the negatives instead"
     )
     parser.add_argument("--dim", type=int, default=64, help="dimensions of the vectors")
-    parser.add_argument("--num-interests", type=int, default=4, help="of each user")
-    parser.add_argument("--beta", type=float, default=1.0, help="of REMI's loss")
+    parser.add_argument("--num-interests", type=int, default=4, help="interests per user")
+    parser.add_argument("--beta", type=float, default=1.0, help="beta of REMI's loss")
     common.add_precision(parser)
     common.add_peers(
         parser,
-        "what else takes part: eager PyTorch (the published and the autograd formula), all: also "
-        "torch.compile, which compiles first, and the libraries that there are",
+        "peers to include; eager: the published and the autograd formula; all: also torch.compile, "
+        "which compiles first, and the libraries that are installed",
         ("all", "eager", "none"),
     )
     common.add_run(parser, rounds=9, seconds=0.3)
 
 
-def run(arguments: Any) -> int:
-    """Measure each case, print and write."""
-    common.run({"loss": arguments}, arguments)
-    return 0
+run = common.runner("loss")
 
 
 def check(arguments: Any) -> None:
@@ -89,7 +85,7 @@ def _sizes(arguments: Any) -> "list[Size]":
         Size(batch, negatives, catalogue=whole, **options)
         for batch in arguments.batch_size
         for negatives in ([arguments.catalogue] if whole else arguments.num_negatives)
-        or [SAMPLED * batch]
+        or [NEGATIVES * batch]
     ]
 
 

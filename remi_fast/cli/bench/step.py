@@ -1,5 +1,5 @@
-"""How fast training steps are on this machine, and what REMI costs over plain sampled softmax: all
-parts of REMI, the published recipe and that repaired, in turns, in one run, on generated data."""
+"""Benchmark whole training steps, and what REMI costs over plain sampled softmax: remi-fast with
+each part of REMI, the published recipe and a repaired one, in turns, on generated data."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,13 +22,15 @@ def add_arguments(parser: "ArgumentParser") -> None:
     common.add_precision(parser)
     common.add_peers(
         parser,
-        "what else takes part: eager PyTorch (the published recipe, and that repaired), all: "
-        "also the repaired one by torch.compile, which compiles first",
+        "peers to include; eager: the published recipe and the repaired one; all: also the "
+        "repaired one under torch.compile, which compiles first",
         ("all", "eager", "none"),
     )
     parser.add_argument("--users", type=int, default=100_000, help="users of the generated data")
     common.add_run(parser, rounds=9, seconds=1.5)
-    parser.add_argument("--picture", metavar="FILE", help="draw it as a .png (needs matplotlib)")
+    parser.add_argument(
+        "--picture", metavar="FILE", help="also draw it as this .png file (needs matplotlib)"
+    )
 
 
 def run(arguments: Any) -> int:

@@ -1,6 +1,6 @@
-"""How fast the item table is updated on this machine, the rows of one step after the other: gather,
-catch-up and update by DeferredAdam, in the state that a long training leaves, beside torch's
-SparseAdam and dense Adam. Without peers its catalogues are compared with one another instead."""
+"""Benchmark the update of the item table, step by step: gather, catch-up and update by
+DeferredAdam, in the state a long training leaves, against torch's SparseAdam and dense Adam.
+Without peers, catalogue sizes are compared with one another instead."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -22,19 +22,16 @@ def add_arguments(parser: "ArgumentParser") -> None:
         choices=("uniform", "zipf"),
         nargs="+",
         default=["uniform"],
-        help="how items are drawn; one case for each",
+        help="how items are drawn; one case each",
     )
     common.add_peers(
         parser,
-        "what else takes part: all, or none: one case for each batch size, of all catalogues",
+        "peers to include; none: one case per batch size, comparing the catalogues",
     )
     common.add_run(parser, rounds=9, seconds=0.3)
 
 
-def run(arguments: Any) -> int:
-    """Measure each case, print and write."""
-    common.run({"update": arguments}, arguments)
-    return 0
+run = common.runner("update")
 
 
 def check(arguments: Any) -> None:

@@ -218,7 +218,7 @@ DATA = [
         "Loader: a user twice",
         lambda: batch(users=np.zeros(4, np.int32)),
         "users",
-        "0 is there twice",
+        "0 occurs twice",
         "users: 0",
     ),
     no_data(

@@ -274,7 +274,7 @@ CASES = [
         "evaluate run",
         "run: ",
         "no best checkpoint",
-        "train it .on. until its first validation",
+        "resume it until its first validation",
         given=without("run/checkpoints/best"),
     ),
     refused(
