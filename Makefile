@@ -15,8 +15,8 @@ train: $(INSTALLED)  ## train REMI on the demo data, show metrics and recommenda
 compare: $(INSTALLED)  ## plain sampled softmax against REMI on the demo data
 	$(BIN)/python -m bench.quality demo --out $(RUN)-compare --seeds 1
 
-test: lint  ## lint and the test suite
-	$(BIN)/python -m pytest
+test: lint  ## lint and the test suite, on up to four cores
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 test-all: lint  ## the same in its long forms, for hours: before a release
 	$(BIN)/python -m pytest --full

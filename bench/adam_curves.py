@@ -8,7 +8,7 @@ differs. "lazy" is torch's SparseAdam, which leaves idle rows where they are.
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,28 +29,37 @@ LOSS_EVERY = 100  # steps a mean loss is taken over
 
 
 class TableOptimizer:
-    """One of torch's optimizers in DeferredAdam's place: a source of rows, and their update."""
+    """One of torch's optimizers in DeferredAdam's place: a source of rows, and their update.
+
+    What of DeferredAdam a `TrainingStep` on the CPU calls as long as all is finite. Nothing is
+    grouped before: autograd sums the gradients of a row.
+    """
 
     def __init__(self, table: ItemTable, make: Callable[..., torch.optim.Optimizer], sparse: bool):
         self.weight = nn.Parameter(table.weight.detach())  # the table's own memory
         self.optimizer = make([self.weight])
+        self.param_groups = self.optimizer.param_groups
         self.sparse = sparse
         table.source = self
 
-    def gather(self, ids: Tensor) -> Tensor:
+    def group(self, ids: Sequence[Tensor]) -> None:
+        """Nothing."""
+
+    def gather_each(self, ids: Sequence[Tensor], rows: None = None) -> list[Tensor]:
         """Rows with a gradient; the padding row gets none."""
-        return nn.functional.embedding(ids.long(), self.weight, padding_idx=0, sparse=self.sparse)
+        options: dict[str, Any] = {"padding_idx": 0, "sparse": self.sparse}
+        return [nn.functional.embedding(each.long(), self.weight, **options) for each in ids]
 
     def read(self, ids: Tensor) -> Tensor:
         """Copies."""
         return self.weight.detach()[ids.long()]
 
-    def step(self) -> None:
-        """Update."""
-        self.optimizer.step()
+    def collect(self) -> None:
+        """Nothing: the gradient is the weight's."""
 
-    def zero_grad(self) -> None:
-        """Forget the gradients."""
+    def apply(self, rows: None) -> None:
+        """Update, and forget the gradients."""
+        self.optimizer.step()
         self.optimizer.zero_grad()
 
 
@@ -77,7 +86,7 @@ def train(kind: str, data: Dataset, config: Config, eval_every: int) -> dict[str
             losses.append(total / LOSS_EVERY)
             total = 0.0
         if (number + 1) % eval_every == 0:
-            recall.append(evaluate(model, model, data, "valid")["recall@50"])
+            recall.append(evaluate(model, data, "valid")["recall@50"])
     print(f"{kind}: recall@50 {recall[-1]:.4f}, {time.perf_counter() - start:.0f} s")
     return {"loss": losses, "recall@50": recall}
 

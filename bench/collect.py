@@ -11,30 +11,31 @@ from pathlib import Path
 from typing import Any
 
 from bench import results
-from remi_fast.config import Config, as_dict, load_config
+from remi_fast.config import Config, as_dict
+from remi_fast.retrieval.metrics import SELECTION_METRIC
+from remi_fast.training.run_folder import RunFolder
 
 
-def settings(run: Path) -> dict[str, Any]:
+def settings(run: RunFolder) -> dict[str, Any]:
     """What differs from the defaults, as dotted keys."""
     default = as_dict(Config())
     return {
         f"{section}.{key}": value
-        for section, values in as_dict(load_config(run / "config.yaml")).items()
+        for section, values in as_dict(run.config()).items()
         for key, value in values.items()
         if value != default[section][key]
     }
 
 
-def record(run: Path) -> dict[str, Any]:
+def record(run: RunFolder) -> dict[str, Any]:
     """One run: data, settings, metrics, and the last diagnostics."""
-    log = run / "metrics.jsonl"  # pop has none
+    log = run.metrics_file  # pop has none
     lines = map(json.loads, log.read_text(encoding="utf-8").splitlines() if log.exists() else [])
     diagnostics = [line for line in lines if line.get("split") == "diagnostics"]
-    data = json.loads((run / "data.json").read_text(encoding="utf-8"))
     return {
-        "data": Path(data["path"]).name,
+        "data": run.data()[0].name,
         "settings": settings(run),
-        **json.loads((run / "result.json").read_text(encoding="utf-8")),
+        **json.loads(run.result_file.read_text(encoding="utf-8")),
         "diagnostics": diagnostics[-1] if diagnostics else {},
     }
 
@@ -45,9 +46,10 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--save", required=True, help="name in bench/results/")
     arguments = parser.parse_args()
-    records = [record(run) for run in arguments.runs]
+    records = [record(RunFolder.open(run)) for run in arguments.runs]
     for run, found in zip(arguments.runs, records, strict=True):
-        print(f"{run.name:<20}{found['valid']['recall@50']:8.4f}{found['test']['recall@50']:8.4f}")
+        valid, test = (found[split][SELECTION_METRIC] for split in ("valid", "test"))
+        print(f"{run.name:<20}{valid:8.4f}{test:8.4f}")
     print(results.save(arguments.save, {"runs": records}))
 
 

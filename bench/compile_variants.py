@@ -214,7 +214,8 @@ def benchmarked() -> list[AnyVariant]:
     variants = [Variant(a, b, **timed) for a, b in product(TENSOR_CORES, BATCHES)]
     variants += [Variant(a, **kind) for kind, a in product((drawn, trained), TENSOR_CORES)]
     attention = [AttentionVariant(a, b, query=True) for a, b in product(TENSOR_CORES, BATCHES)]
-    of_a_step = [*_adam(), *_dense(), *_capsules(), *_batches(), *attention, GuardVariant()]
+    guards = [GuardVariant(), GuardVariant(batch=1)]
+    of_a_step = [*_adam(), *_dense(), *_capsules(), *_batches(), *attention, *guards]
     return [*variants, *of_a_step]
 
 
@@ -256,7 +257,6 @@ def shipped() -> list[AnyVariant]:
         variants += _batches(history=history)
     variants.append(BatchVariant("replacement"))
     variants += [GuardVariant(dim, rr) for dim in (1, 50, 256) for rr in (True, False)]
-    variants.append(GuardVariant(batch=1))
     return list(dict.fromkeys(variants))
 
 

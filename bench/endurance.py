@@ -48,8 +48,8 @@ class MeasuredTrainer(Trainer):
         self._seconds_before = 0.0
         self._statm = open("/proc/self/statm", "rb", buffering=0)  # noqa: SIM115
 
-    def _log(self, log: MetricsLog, loss: StepLoss) -> None:
-        super()._log(log, loss)
+    def _log(self, log: MetricsLog, losses: list[StepLoss]) -> None:  # on the CPU, of one step
+        super()._log(log, losses)
         self.step_seconds[self.step - 1] = self.train_seconds - self._seconds_before
         self._seconds_before = self.train_seconds
         if self.step % SAMPLE_EVERY == 0:

@@ -28,7 +28,7 @@ def common(data: str, options: list[str]) -> Config:
     """What `remi-fast train DATA OPTIONS` would train with."""
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     train.add_arguments(parser)
-    words = train.arrange([data, "--out", "unused", *options])
+    words = train.arrange([data, "--out", "unused", *options], parser)
     return config_from_namespace(parse(parser, words))
 
 

@@ -53,7 +53,8 @@ class Evaluation:
         ends = offsets[1:]
         spans = np.stack([offsets[:-1], ends - 3, ends], axis=1)
         self._users = EvalSplit(np.arange(len(spans), dtype=np.int32), spans)
-        self._interests, self._table = interests, table
+        self._interests = interests
+        self.num_items, self.rows, self.read = table.num_items, table.rows, table.read
         self._next = 0
 
     def eval_split(self, split: str) -> EvalSplit:
@@ -65,7 +66,7 @@ class Evaluation:
 
     def run(self) -> None:
         self._next = 0
-        evaluate(self, self._table, self, "test")  # type: ignore[arg-type]
+        evaluate(self, self, "test")  # type: ignore[arg-type]
 
 
 def main() -> None:

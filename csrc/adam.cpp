@@ -267,6 +267,13 @@ REMI_SIMD void adam_step(float* w, float* m, float* v, const float* g, int64_t n
     }
 }
 
+void adam_step_at(float* w, float* m, float* v, const float* g, int64_t n, const AdamHyper& hyper,
+                  double lr, double t) {
+    const double step_size = lr / -std::expm1(t * std::log(hyper.beta1));
+    const double correction = 1 / std::sqrt(-std::expm1(t * std::log(hyper.beta2)));
+    adam_step(w, m, v, g, n, hyper, static_cast<float>(step_size), static_cast<float>(correction));
+}
+
 void adam_update(const AdamTable& table, const AdamHyper& hyper, const GatherPlan& plan,
                  const float* grads, int64_t t) {
     const auto unique = static_cast<int64_t>(plan.rows.size());

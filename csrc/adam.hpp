@@ -40,3 +40,7 @@ void adam_update(const AdamTable&, const AdamHyper&, const GatherPlan&, const fl
 // One step of Adam with gradients g on n values w, whose moments are m and v.
 void adam_step(float* w, float* m, float* v, const float* g, int64_t n, const AdamHyper&,
                float step_size, float inv_sqrt_correction);
+
+// The same as step t, counted from 1, at the learning rate lr.
+void adam_step_at(float* w, float* m, float* v, const float* g, int64_t n, const AdamHyper&,
+                  double lr, double t);

@@ -5,7 +5,6 @@
 
 #include "adam.hpp"
 #include "bindings.hpp"
-#include "thread_pool.hpp"
 
 namespace py = pybind11;
 
@@ -18,17 +17,9 @@ void check_ids(const int64_t* ids, int64_t n, int64_t num_rows) {
                                     ", expected 0 <= id < " + std::to_string(num_rows));
 }
 
-void check_shape(const py::array& array, int64_t rows, int64_t dim, const char* name) {
-    require(array.ndim() == 2 && array.shape(0) == rows && array.shape(1) == dim,
-            std::string(name) + ": expected shape (" + std::to_string(rows) + ", " +
-                std::to_string(dim) + ")");
-}
-
-using Rows = py::array_t<float, 0>;  // of any strides
-
 // Floats from row to row of an array of rows without gaps.
-int64_t row_stride(const Rows& array, int64_t rows, int64_t dim, const char* name) {
-    check_shape(array, rows, dim, name);
+int64_t row_stride(const StridedArray& array, int64_t rows, int64_t dim, const char* name) {
+    check_shape(array, {rows, dim}, name);
     constexpr auto size = static_cast<int64_t>(sizeof(float));
     const int64_t stride = array.strides(0) / size;
     require((dim == 1 || array.strides(1) == size) && array.strides(0) == stride * size &&
@@ -40,8 +31,9 @@ int64_t row_stride(const Rows& array, int64_t rows, int64_t dim, const char* nam
 // The buffers of one table and its hyperparameters, kept alive together; owns no numbers itself.
 class AdamView {
   public:
-    AdamView(Rows weight, Rows exp_avg, Rows exp_avg_sq, Array<int32_t> stamp, double beta1,
-             double beta2, double eps, Array<double> step_size, Array<double> inv_sqrt_correction)
+    AdamView(StridedArray weight, StridedArray exp_avg, StridedArray exp_avg_sq,
+             Array<int32_t> stamp, double beta1, double beta2, double eps, Array<double> step_size,
+             Array<double> inv_sqrt_correction)
         : weight_(std::move(weight)),
           exp_avg_(std::move(exp_avg)),
           exp_avg_sq_(std::move(exp_avg_sq)),
@@ -83,7 +75,7 @@ class AdamView {
     std::mutex one_caller;  // another Python thread may call while this one has released the GIL
 
   private:
-    Rows weight_, exp_avg_, exp_avg_sq_;
+    StridedArray weight_, exp_avg_, exp_avg_sq_;
     Array<int32_t> stamp_;
     Array<double> step_size_, inv_sqrt_correction_;
 };
@@ -91,7 +83,7 @@ class AdamView {
 int64_t gather_rows(AdamView& view, int64_t t, const GatherPlan& plan, Array<float> out,
                     bool check_moments) {
     view.check_step(t);
-    check_shape(out, static_cast<int64_t>(plan.order.size()), view.table.dim, "out");
+    check_shape(out, {static_cast<int64_t>(plan.order.size()), view.table.dim}, "out");
     float* rows = out.mutable_data();
     py::gil_scoped_release release;
     std::lock_guard<std::mutex> lock(view.one_caller);
@@ -103,7 +95,7 @@ int64_t gather_rows(AdamView& view, int64_t t, const GatherPlan& plan, Array<flo
 void read_rows(AdamView& view, int64_t t, const Array<int64_t>& ids, Array<float> out) {
     view.check_step(t);
     check_ids(ids.data(), ids.size(), view.table.num_rows);
-    check_shape(out, ids.size(), view.table.dim, "out");
+    check_shape(out, {ids.size(), view.table.dim}, "out");
     float* rows = out.mutable_data();
     py::gil_scoped_release release;
     std::lock_guard<std::mutex> lock(view.one_caller);
@@ -113,7 +105,7 @@ void read_rows(AdamView& view, int64_t t, const Array<int64_t>& ids, Array<float
 
 void update_rows(AdamView& view, int64_t t, const GatherPlan& plan, const Array<float>& grads) {
     view.check_step(t);
-    check_shape(grads, static_cast<int64_t>(plan.order.size()), view.table.dim, "grads");
+    check_shape(grads, {static_cast<int64_t>(plan.order.size()), view.table.dim}, "grads");
     const float* gradients = grads.data();
     py::gil_scoped_release release;
     std::lock_guard<std::mutex> lock(view.one_caller);
@@ -142,8 +134,8 @@ void register_adam(py::module_& m) {
     py::class_<GatherPlan, std::shared_ptr<GatherPlan>>(m, "GatherPlan")
         .def(py::init(&plan_gather), py::arg("ids").noconvert(), py::arg("num_rows"));
     py::class_<AdamView>(m, "AdamView")
-        .def(py::init<Rows, Rows, Rows, Array<int32_t>, double, double, double, Array<double>,
-                      Array<double>>(),
+        .def(py::init<StridedArray, StridedArray, StridedArray, Array<int32_t>, double, double,
+                      double, Array<double>, Array<double>>(),
              py::arg("weight").noconvert(), py::arg("exp_avg").noconvert(),
              py::arg("exp_avg_sq").noconvert(), py::arg("stamp").noconvert(), py::arg("beta1"),
              py::arg("beta2"), py::arg("eps"), py::arg("step_size").noconvert(),
@@ -154,12 +146,4 @@ void register_adam(py::module_& m) {
              py::arg("out").noconvert())
         .def("update", &update_rows, py::arg("t"), py::arg("plan"), py::arg("grads").noconvert())
         .def("flush", &flush_rows, py::arg("t"));
-    m.def(
-        "set_num_threads",
-        [](int threads) {
-            py::gil_scoped_release release;
-            ThreadPool::instance().resize(threads);
-        },
-        py::arg("threads"));
-    m.def("num_threads", [] { return ThreadPool::instance().size(); });
 }

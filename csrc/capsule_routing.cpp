@@ -1,46 +1,23 @@
 // Dynamic routing of votes (ComiRec, algorithm 1), forward and backward, a user at a time.
 // Formulas: docs/method.md. The same bits for every number of threads and instruction set.
-#include <pybind11/stl.h>
+#include "capsule_routing.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
-#include <optional>
+#include <vector>
 
-#include "bindings.hpp"
 #include "lanes.hpp"
 #include "simd.hpp"
 #include "thread_pool.hpp"
 
 namespace {
 
-constexpr int64_t kSums = 16;  // partial sums of an inner product, whatever the instruction set
 using V = Vec<8>;
 
-struct Sizes {
-    int64_t users, interests, positions, dim;
-};
-
-// Vectors of all users, interests (stride 0 where they share them) and positions.
-template <typename T>
-struct Rows {
-    T* data;
-    int64_t user, interest, position;  // strides
-
-    T* of(int64_t b, int64_t k) const { return data + b * user + k * interest; }
-};
-
-struct Inputs {
-    Sizes sizes;
-    Rows<const float> votes;
-    const int64_t* length;
-    const float* logits;
-    int64_t logits_user;  // stride, 0 where users share them
-};
-
-struct Gradients {
-    const float *routing, *grad_interests, *grad_routing;  // the last may be null
-    Rows<float> grad_votes;
-};
+using Sizes = CapsuleSizes;
+using Inputs = CapsuleInputs;
+using Gradients = CapsuleGradients;
 
 // What one interest of one user needs; a vector a position is padded to whole registers.
 struct Scratch {
@@ -57,17 +34,6 @@ struct Scratch {
     int64_t padded;
     std::vector<float> logits, routing, slope, sum, interest, grad_sum, grad_before;
 };
-
-REMI_INLINE float dot(const float* a, const float* b, int64_t n) {
-    float sums[kSums] = {};
-    int64_t j = 0;
-    for (; j + kSums <= n; j += kSums)
-        for (int64_t i = 0; i < kSums; ++i) sums[i] += a[j + i] * b[j + i];
-    for (; j < n; ++j) sums[j % kSums] += a[j] * b[j];
-    float total = 0.0f;
-    for (float sum : sums) total += sum;
-    return total;
-}
 
 REMI_INLINE void add(float factor, const float* from, int64_t n, float* to) {
     for (int64_t j = 0; j < n; ++j) to[j] += factor * from[j];
@@ -185,77 +151,17 @@ void for_users(const Inputs& in, const Body& body) {
     });
 }
 
-using Strided = pybind11::array_t<float, 0>;
-
-template <typename T>
-Rows<T> rows_of(T* data, const Strided& array, const Sizes& s, const char* name) {
-    require(array.ndim() == 4 && array.shape(0) == s.users &&
-                (array.shape(1) == 1 || array.shape(1) == s.interests) &&
-                array.shape(2) == s.positions && array.shape(3) == s.dim,
-            std::string(name) + ": expected shape (B, K or 1, L, d)");
-    require(s.dim == 1 || array.strides(3) == sizeof(float),
-            std::string(name) + ": expected vectors without gaps");
-    const auto stride = [&](int i) {
-        return array.shape(i) == 1 ? 0 : array.strides(i) / static_cast<int64_t>(sizeof(float));
-    };
-    return {data, stride(0), stride(1), stride(2)};
-}
-
-Inputs inputs_of(const Strided& votes, const Array<int64_t>& length, const Array<float>& logits,
-                 const Array<float>& interests, const Array<float>& routing) {
-    require(interests.ndim() == 3 && routing.ndim() == 3, "expected three dimensions");
-    const Sizes s{interests.shape(0), interests.shape(1), routing.shape(2), interests.shape(2)};
-    require(routing.shape(0) == s.users && routing.shape(1) == s.interests && s.positions > 0,
-            "routing: expected shape (B, K, L), L > 0");
-    require(length.ndim() == 1 && length.shape(0) == s.users, "length: expected shape (B,)");
-    require(logits.ndim() == 3 && (logits.shape(0) == 1 || logits.shape(0) == s.users) &&
-                logits.shape(1) == s.interests && logits.shape(2) == s.positions,
-            "logits: expected shape (B or 1, K, L)");
-    return {s, rows_of(votes.data(), votes, s, "votes"), length.data(), logits.data(),
-            logits.shape(0) == 1 ? 0 : s.interests * s.positions};
-}
-
-bool same_shape(const Array<float>& a, const Array<float>& b) {
-    return a.ndim() == b.ndim() && std::equal(a.shape(), a.shape() + a.ndim(), b.shape());
-}
-
-void forward(const Strided& votes, const Array<int64_t>& length, const Array<float>& logits,
-             Array<float> interests, Array<float> routing) {
-    const Inputs in = inputs_of(votes, length, logits, interests, routing);
-    float *out = interests.mutable_data(), *weights = routing.mutable_data();
-    pybind11::gil_scoped_release release;
-    for_users(in, [&](int64_t b, int64_t n, Scratch& scratch) {
-        forward_user(in, b, n, scratch, out + b * in.sizes.interests * in.sizes.dim,
-                     weights + b * in.sizes.interests * in.sizes.positions);
-    });
-}
-
-void backward(const Strided& votes, const Array<int64_t>& length, const Array<float>& logits,
-              const Array<float>& routing, const Array<float>& grad_interests,
-              const std::optional<Array<float>>& grad_routing, Strided grad_votes) {
-    const Inputs in = inputs_of(votes, length, logits, grad_interests, routing);
-    require(!grad_routing || same_shape(*grad_routing, routing),
-            "grad_routing: expected (B, K, L)");
-    require(grad_votes.ndim() == 4 && grad_votes.shape(1) == votes.shape(1),
-            "grad_votes: expected the shape of votes");
-    const Gradients gradients{
-        routing.data(), grad_interests.data(), grad_routing ? grad_routing->data() : nullptr,
-        rows_of(grad_votes.mutable_data(), grad_votes, in.sizes, "grad_votes")};
-    pybind11::gil_scoped_release release;
-    for_users(in, [&](int64_t b, int64_t n, Scratch& scratch) {
-        backward_user(in, gradients, b, n, scratch);
-    });
-}
-
 }  // namespace
 
-void register_capsule_routing(pybind11::module_& m) {
-    namespace py = pybind11;
-    m.def("capsule_routing", &forward, py::arg("votes").noconvert(), py::arg("length").noconvert(),
-          py::arg("logits").noconvert(), py::arg("interests").noconvert(),
-          py::arg("routing").noconvert());
-    m.def("capsule_routing_backward", &backward, py::arg("votes").noconvert(),
-          py::arg("length").noconvert(), py::arg("logits").noconvert(),
-          py::arg("routing").noconvert(), py::arg("grad_interests").noconvert(),
-          py::arg("grad_routing").noconvert(), py::arg("grad_votes").noconvert());
+void capsule_routing(const CapsuleInputs& in, float* interests, float* routing) {
+    for_users(in, [&](int64_t b, int64_t length, Scratch& scratch) {
+        forward_user(in, b, length, scratch, interests + b * in.sizes.interests * in.sizes.dim,
+                     routing + b * in.sizes.interests * in.sizes.positions);
+    });
+}
+
+void capsule_routing_backward(const CapsuleInputs& in, const CapsuleGradients& gradients) {
+    for_users(in, [&](int64_t b, int64_t length, Scratch& scratch) {
+        backward_user(in, gradients, b, length, scratch);
+    });
 }

@@ -12,20 +12,6 @@ namespace {
 
 template <typename T>
 using Maybe = std::optional<Array<T>>;
-using Shape = std::vector<int64_t>;
-
-template <typename T>
-void check_shape(const Array<T>& array, const Shape& shape, const char* name) {
-    std::string got = "(", expected = "(";
-    bool same = array.ndim() == static_cast<int64_t>(shape.size());
-    for (int64_t i = 0; i < array.ndim(); ++i) got += std::to_string(array.shape(i)) + ",";
-    int64_t i = 0;
-    for (int64_t size : shape) {
-        same = same && array.shape(i++) == size;
-        expected += std::to_string(size) + ",";
-    }
-    require(same, std::string(name) + ": got shape " + got + "), expected " + expected + ")");
-}
 
 template <typename T>
 const T* read(const Maybe<T>& array, const Shape& shape, const char* name) {

@@ -39,7 +39,6 @@ class BatchSampler {
 
     const SamplerOptions& options() const { return options_; }
     uint64_t num_users() const { return spans_.size(); }
-    uint64_t num_targets() const { return num_targets_; }
     bool with_replacement() const;
 
   private:

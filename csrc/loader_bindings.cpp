@@ -5,8 +5,6 @@
 
 #include "bindings.hpp"
 #include "loader.hpp"
-#include "permutation.hpp"
-#include "philox.hpp"
 
 namespace py = pybind11;
 
@@ -14,15 +12,12 @@ namespace {
 
 using Ids = Array<int32_t>;
 
-std::string at(const char* name, int64_t i, int64_t value) {
-    return std::string(name) + "[" + std::to_string(i) + "] = " + std::to_string(value);
-}
-
 // The data may be memory-mapped from any file: nothing is read later that was not checked here.
 std::vector<Span> eligible_spans(const int32_t* items, int64_t num_items, const int32_t* users,
                                  const int64_t* spans, int64_t n, int64_t min_history) {
     for (int64_t i = 0; i < num_items; ++i)
-        require(items[i] > 0, at("items", i, items[i]) + ", expected an item index >= 1");
+        if (items[i] <= 0)
+            throw std::invalid_argument(at("items", i, items[i]) + ", expected an item index >= 1");
     std::vector<int32_t> sorted(users, users + n);
     if (!std::is_sorted(sorted.begin(), sorted.end())) std::sort(sorted.begin(), sorted.end());
     const auto same = std::adjacent_find(sorted.begin(), sorted.end());
@@ -141,30 +136,6 @@ std::shared_ptr<SamplerHandle> make_sampler(Ids items, const Ids& users,
         SamplerOptions{batch_size, max_history, min_history, seed, every_target_once});
 }
 
-Array<uint32_t> words_of(const Array<int64_t>& index, uint32_t step, uint32_t stream,
-                         uint64_t seed) {
-    Array<uint32_t> out({index.size(), py::ssize_t{4}});
-    for (py::ssize_t i = 0; i < index.size(); ++i) {
-        const PhiloxWords words =
-            random_words(static_cast<uint32_t>(index.data()[i]), step, stream, seed);
-        std::copy(words.begin(), words.end(), out.mutable_data(i, 0));
-    }
-    return out;
-}
-
-Array<int64_t> permute(const Array<int64_t>& index, uint64_t n, uint64_t seed, uint32_t step,
-                       uint32_t stream) {
-    require(n >= 1 && n <= uint64_t{1} << 62, "n: expected 1 <= n <= 2^62");
-    const KeyedPermutation permutation(n, seed, step, stream);
-    Array<int64_t> out(index.size());
-    for (py::ssize_t i = 0; i < index.size(); ++i) {
-        const auto position = static_cast<uint64_t>(index.data()[i]);
-        require(position < n, at("index", i, index.data()[i]) + ", expected it below n");
-        out.mutable_data()[i] = static_cast<int64_t>(permutation(position));
-    }
-    return out;
-}
-
 }  // namespace
 
 void register_loader(py::module_& m) {
@@ -177,8 +148,6 @@ void register_loader(py::module_& m) {
              "length"_a.noconvert(), "target"_a.noconvert(), "user"_a.noconvert())
         .def_property_readonly("num_users",
                                [](const SamplerHandle& s) { return s.sampler->num_users(); })
-        .def_property_readonly("num_targets",
-                               [](const SamplerHandle& s) { return s.sampler->num_targets(); })
         .def_property_readonly("with_replacement", [](const SamplerHandle& s) {
             return s.sampler->with_replacement();
         });
@@ -189,13 +158,4 @@ void register_loader(py::module_& m) {
         .def("next", &RingHandle::next, py::call_guard<py::gil_scoped_release>())
         .def("close", &RingHandle::close_or_abandon, py::call_guard<py::gil_scoped_release>())
         .def_readonly_static("HELD", &BatchRing::kHeld);
-    m.def("random_words", &words_of, "index"_a.noconvert(), "step"_a, "stream"_a, "seed"_a);
-    m.def("permute", &permute, "index"_a.noconvert(), "n"_a, "seed"_a, "step"_a,
-          "stream"_a = stream::kPermutationKeys);
-    m.attr("STREAMS") = py::dict(
-        "USERS"_a = stream::kUsers, "TARGETS"_a = stream::kTargets,
-        "NEGATIVES"_a = stream::kNegatives, "PERMUTATION_KEYS"_a = stream::kPermutationKeys,
-        "INIT"_a = stream::kInit, "DATA_SPLIT"_a = stream::kDataSplit, "DEMO"_a = stream::kDemo,
-        "ROUTING"_a = stream::kRouting, "DROPOUT"_a = stream::kDropout,
-        "NEGATIVE_KEYS"_a = stream::kNegativeKeys, "SELECTION"_a = stream::kSelection);
 }

@@ -5,7 +5,9 @@
 
 PYBIND11_MODULE(_remi_fast_C, m) {
     m.doc() = "C++ code of remi-fast; use it through remi_fast.kernels.native";
-    m.attr("INTERFACE_VERSION") = 11;  // raised whenever a signature here changes
+    m.attr("INTERFACE_VERSION") = 12;  // raised whenever a signature here changes
+    register_threads(m);
+    register_philox(m);
     register_loader(m);
     register_adam(m);
     register_dense_adam(m);

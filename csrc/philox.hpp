@@ -1,13 +1,12 @@
 #pragma once
 // Philox 4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011).
-// kernels/philox.py is the reference, says what counter and key hold, and owns the stream list.
+// kernels/philox.py is the reference, says what counter and key hold, and lists all streams.
 #include <array>
 #include <cstdint>
 
+// Those that C++ names itself.
 namespace stream {
-constexpr uint32_t kUsers = 0, kTargets = 1, kNegatives = 2, kPermutationKeys = 3, kInit = 4,
-                   kDataSplit = 5, kDemo = 6, kRouting = 7, kDropout = 8, kNegativeKeys = 9,
-                   kSelection = 10;
+constexpr uint32_t kUsers = 0, kTargets = 1, kNegatives = 2, kPermutationKeys = 3;
 }
 
 using PhiloxWords = std::array<uint32_t, 4>;

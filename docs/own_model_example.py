@@ -39,7 +39,7 @@ with tempfile.TemporaryDirectory() as folder:
     config = Config(train=TrainConfig(batch_size=128))  # the published settings
     model = MultiInterestModel(ItemTable(data.num_items, 64), QueryAttention(64, 4), max_history=20)
     training_step = TrainingStep(model, config)  # samples negatives, IHN + RR, DeferredAdam
-    print("before:", evaluate(model, model, data, "valid")["recall@50"])  # noqa: T201
+    print("before:", evaluate(model, data, "valid")["recall@50"])  # noqa: T201
     with BatchLoader(
         data.items, data.train_users, data.train_spans, batch_size=128, max_history=20, seed=1
     ) as batches:
@@ -47,4 +47,4 @@ with tempfile.TemporaryDirectory() as folder:
             loss = training_step(batch.step, batch.history, batch.length, batch.target)
             if batch.step + 1 == steps:
                 break
-    print("after:", evaluate(model, model, data, "valid")["recall@50"])  # noqa: T201
+    print("after:", evaluate(model, data, "valid")["recall@50"])  # noqa: T201

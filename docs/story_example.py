@@ -39,7 +39,7 @@ with tempfile.TemporaryDirectory() as name:
     # The same metrics at other cut-offs, without what a user has had already.
     recommender = remi_fast.load(folder / "remi")
     model = recommender.model
-    metrics = evaluate(model, model, data, "test", ks=(10, 100), exclude_seen=True)
+    metrics = evaluate(model, data, "test", ks=(10, 100), exclude_seen=True)
     show("remi, without seen items", {name: round(value, 4) for name, value in metrics.items()})
 
     # Somebody new: a history is enough. Items the model does not know are left out. With a

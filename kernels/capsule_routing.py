@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .checks import check_tensor
-from .dispatch import choose, first_derivative_only, full_precision
-from .ihn_loss import check, too_wide
+from .checks import check_history, check_shapes, check_tensor
+from .dispatch import choose, first_derivative_only, full_precision, too_wide
 from .native import C
 
 
@@ -43,13 +42,9 @@ def capsule_routing(
 
 
 def _check(history: Tensor, length: Tensor, weight: Tensor, logits: Tensor) -> None:
-    for name, tensor in (("history", history), ("weight", weight), ("logits", logits)):
+    check_history(history, length)
+    for name, tensor in (("weight", weight), ("logits", logits)):
         check_tensor(name, tensor)
-    if history.ndim != 3 or history.shape[1] == 0 or not history.is_floating_point():
-        raise ValueError(
-            f"history: got {tuple(history.shape)} {history.dtype}, "
-            "expected (B, L, d) of a floating dtype, L > 0"
-        )
     if logits.ndim != 3 or logits.shape[1] == 0:
         raise ValueError(f"logits: got shape {tuple(logits.shape)}, expected (B or 1, K, L), K > 0")
     batch, positions, dim = history.shape
@@ -59,8 +54,7 @@ def _check(history: Tensor, length: Tensor, weight: Tensor, logits: Tensor) -> N
         "weight": (weight, own if weight.ndim == 3 else (dim, dim)),
         "logits": (logits, (1 if len(logits) == 1 else batch, num_interests, positions)),
     }
-    check("history", history, shapes, same_dtype=True)
-    check("history", history, {"length": (length, (batch,))})
+    check_shapes("history", history, shapes, same_dtype=True)
 
 
 def _native(

@@ -12,7 +12,7 @@ import triton
 from torch import Tensor
 
 from . import capsule_routing_triton as kernels
-from .runtime import DOT_TYPES, launch
+from .runtime import DOT_TYPES, dot_block, launch, sum_type
 
 TILE_ELEMENTS = 1 << 23  # of the votes that are there at a time: an L2 cache holds them
 _BLOCK_ELEMENTS = 2048  # of a tile of rows, or of the matrix, for four warps
@@ -80,7 +80,7 @@ def backward(
     """Gradients of history and weight; grad_routing None: routing has none."""
     _, positions, dim = history.shape
     grad_history = torch.empty_like(history, memory_format=torch.contiguous_format)
-    grad_weight = torch.zeros_like(weight, dtype=_sum_type(weight.dtype))
+    grad_weight = torch.zeros_like(weight, dtype=sum_type(weight.dtype))
     for users in _tiles(history, weight, logits.shape[1]):
         routed = _routed(history, length, weight, logits, users)
         slope = None if grad_routing is None else grad_routing[users]
@@ -113,7 +113,7 @@ def _terms(
 ) -> Terms:
     _, _, positions, dim = routed.rows.shape
     count = 1 if grad_routing is None else 3
-    shape, sums = (*routed.grid, count), _sum_type(routing.dtype)
+    shape, sums = (*routed.grid, count), sum_type(routing.dtype)
     coefficients = routing.new_empty((*shape, positions), dtype=sums)
     vectors = routing.new_empty((*shape, dim), dtype=sums)
     of_weight = None
@@ -177,11 +177,6 @@ def _by_user(votes: Tensor, dim: int) -> Tensor:
 def _sizes(rows: Tensor) -> dict[str, Any]:
     """Dimensions, and a block of rows."""
     positions, dim = rows.shape[2:]
-    block = max(16, triton.next_power_of_2(dim))
+    block = dot_block(dim)
     places = min(triton.next_power_of_2(positions), max(_BLOCK_ELEMENTS // block, 1))
-    return {"D": dim, "BLOCK_L": places, "BLOCK_D": block, "SUM": DOT_TYPES[_sum_type(rows.dtype)]}
-
-
-def _sum_type(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of sums."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+    return {"D": dim, "BLOCK_L": places, "BLOCK_D": block, "SUM": DOT_TYPES[sum_type(rows.dtype)]}

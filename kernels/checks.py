@@ -1,6 +1,7 @@
 """What arguments have to be: errors that name the argument, what was got and what was expected."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -11,8 +12,8 @@ REAL = (*WHOLE, float, np.floating, torch.SymFloat, Tensor)
 
 
 def check_whole(name: str, value: object) -> None:
-    """Raise TypeError unless `value` is a whole number."""
-    if not isinstance(value, WHOLE):
+    """Raise TypeError unless `value` is a whole number; a truth is none."""
+    if isinstance(value, bool) or not isinstance(value, WHOLE):
         raise TypeError(f"{name}: got {value!r}, expected a whole number")
 
 
@@ -32,6 +33,57 @@ def check_tensor(name: str, value: object) -> None:
         raise ValueError(
             f"{name}: got a {value.layout} tensor on {value.device}, expected a dense one with data"
         )
+
+
+def check_shapes(
+    like_name: str,
+    like: Tensor,
+    expected: Mapping[str, tuple[Tensor | None, tuple[int, ...]]],
+    *,
+    same_dtype: bool = False,
+) -> None:
+    """Raise ValueError unless each tensor has its shape, and device (and dtype) of `like`.
+
+    Under autocast dtypes may differ: the operation chooses its own.
+    """
+    mixed = torch.is_autocast_enabled(like.device.type)
+    for name, (tensor, shape) in expected.items():
+        if tensor is None:
+            continue
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}: got {type(tensor).__name__}, expected a tensor")
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected {shape}")
+        if tensor.device != like.device:
+            raise ValueError(
+                f"{name}: got device {tensor.device}, expected {like.device} as {like_name}"
+            )
+        if same_dtype and not mixed and tensor.dtype != like.dtype:
+            raise ValueError(
+                f"{name}: got dtype {tensor.dtype}, expected {like.dtype} as {like_name}"
+            )
+
+
+def check_history(history: Tensor, length: Tensor) -> None:
+    """Raise TypeError or ValueError unless history is (B, L, d) of a floating dtype, L > 0, and
+    length (B,) whole numbers from 0 to L; a GPU is not waited for: of its lengths none is read.
+    """
+    check_tensor("history", history)
+    check_tensor("length", length)
+    if history.ndim != 3 or history.shape[1] == 0 or not history.is_floating_point():
+        raise ValueError(
+            f"history: got {tuple(history.shape)} {history.dtype}, "
+            "expected (B, L, d) of a floating dtype, L > 0"
+        )
+    check_shapes("history", history, {"length": (length, (len(history),))})
+    if length.is_floating_point() or length.is_complex() or length.dtype == torch.bool:
+        raise ValueError(f"length: got {length.dtype}, expected whole numbers")
+    if length.device.type != "cpu" or torch.compiler.is_compiling() or not len(length):
+        return
+    values = length.numpy()
+    for found in (values.min(), values.max()):
+        if not 0 <= found <= history.shape[1]:
+            raise ValueError(f"length: got {found}, expected 0 <= length <= {history.shape[1]}")
 
 
 def check_ids(name: str, ids: Tensor, device: torch.device) -> None:

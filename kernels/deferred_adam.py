@@ -45,16 +45,11 @@ class GatheredRows:
             raise ValueError(f"num_rows: got {num_rows}, expected fewer than 2^31")
         self.ids = ids.detach().reshape(-1).to(torch.int64).contiguous()
         self.num_rows = num_rows
-        self._plan = None
+        self.plan: C.GatherPlan | None = None  # the C++ grouping of the ids (CPU only)
         if self.ids.device.type == "cpu":
-            self._plan = C.GatherPlan(self.ids.numpy(), num_rows)
+            self.plan = C.GatherPlan(self.ids.numpy(), num_rows)
         else:
             _ = self.sorted
-
-    @property
-    def plan(self) -> "C.GatherPlan | None":
-        """The C++ grouping of the ids (CPU only)."""
-        return self._plan
 
     @cached_property
     def sorted(self) -> "SortedIds":

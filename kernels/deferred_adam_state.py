@@ -103,8 +103,8 @@ class StepTable:
         """The step from which on the bias corrections change slowly."""
         return math.ceil(30 / (1 - self.beta1))
 
-    def advance(self, lr: float) -> int:
-        """Record one more step with learning rate `lr`; return its number, from 1."""
+    def advance(self, lr: float) -> None:
+        """Record one more step with learning rate `lr`."""
         if self.step >= MAX_STEPS:
             raise OverflowError(f"step {self.step + 1}: expected at most {MAX_STEPS} Adam steps")
         self.step += 1
@@ -114,7 +114,6 @@ class StepTable:
         self._lr[j] = lr
         self.step_size[j] = lr / -math.expm1(j * math.log(self.beta1)) if self.beta1 > 0 else lr
         self.inv_sqrt_correction[j] = 1 / math.sqrt(-math.expm1(j * math.log(self.beta2)))
-        return j
 
     def reserve(self, steps: int) -> None:
         """Make room for this many steps in all, so that the table need not grow before."""

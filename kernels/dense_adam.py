@@ -1,12 +1,12 @@
 """Adam on weights all of which move at every step, as a device makes it without the host.
 
 One launch updates all of them. Reference: the formula (`kernels.reference.adam_step`), any dtype
-and device. Triton: float32 on a GPU. On a CPU, training has the C++ of
-`remi_fast/training/dense_adam.py`.
+and device. Triton: float32 on a GPU. `NativeAdam` is the C++ for a CPU, which the host counts the
+steps of.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,45 @@ from . import reference
 from .checks import check_tensor
 from .deferred_adam_state import StepTable
 from .dispatch import choose
+from .native import C
+
+
+class NativeAdam:
+    """Adam in C++ on float32 weights on the CPU, as many of each kind, which are kept alive.
+
+    Weights, moments and steps (one number each, which are read and counted on) are contiguous, and
+    updated in place.
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[Tensor],
+        exp_avgs: Sequence[Tensor],
+        exp_avg_sqs: Sequence[Tensor],
+        steps: Sequence[Tensor],
+        *,
+        betas: tuple[float, float],
+        eps: float,
+    ) -> None:
+        """Raises TypeError or ValueError for tensors that do not fit."""
+        arrays = map(_arrays, (weights, exp_avgs, exp_avg_sqs, steps))
+        self.native = C.DenseAdam(*arrays, *betas, eps)
+
+    @staticmethod
+    def can_take(tensors: Sequence[Tensor]) -> bool:
+        """Whether the C++ code takes these."""
+        return all(x.is_cpu and x.dtype == torch.float32 and x.is_contiguous() for x in tensors)
+
+    def step_if_finite(self, lr: float, gradients: Sequence[Tensor]) -> bool:
+        """One step, if weights, gradients and moments are finite.
+
+        Returns False, and has changed nothing, where one is infinite or NaN.
+        """
+        return bool(self.native.step(lr, _arrays(gradients)))
+
+
+def _arrays(tensors: Sequence[Tensor]) -> list[Any]:
+    return [x.detach().numpy() for x in tensors]
 
 
 class DenseWeights(NamedTuple):

@@ -6,6 +6,9 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from torch import Tensor
+
+MAX_TRITON_DIM = 256
 
 
 def choose(
@@ -43,9 +46,19 @@ def choose(
     return implementations[backend]
 
 
+def too_wide(dim: int) -> str:
+    """Why Triton's kernels cannot take this dimension; empty if they can."""
+    return "" if dim <= MAX_TRITON_DIM else f"got dimension {dim}, at most {MAX_TRITON_DIM}"
+
+
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     """A region where autocast leaves dtypes alone."""
     return torch.autocast(device.type, enabled=False)
+
+
+def widened(x: Tensor) -> Tensor:
+    """Half precision as float32: sums and losses are never kept in less."""
+    return x.float() if x.itemsize < 4 else x
 
 
 def first_derivative_only(backward: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,17 +4,14 @@ The formula is `reference.ihn_loss`; `multi_interest_ihn_loss_native.py` has it 
 `ihn_loss_tiled.py` tile by tile in PyTorch, `ihn_loss_triton.py` in Triton.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import ihn_loss_tiled, multi_interest_ihn_loss_native, reference
-from .checks import check_tensor, check_weight
-from .dispatch import choose, full_precision
-
-MAX_TRITON_DIM = 256
+from .checks import check_shapes, check_tensor, check_weight
+from .dispatch import choose, full_precision, too_wide, widened
 
 
 def ihn_loss(
@@ -41,7 +38,7 @@ def ihn_loss(
             )
     rows, dim = query.shape
     others = {"target": (target, (rows, dim)), "negatives": (negatives, (len(negatives), dim))}
-    check("query", query, others, same_dtype=True)
+    check_shapes("query", query, others, same_dtype=True)
     options: dict[str, Any] = {
         "beta": beta,
         "detach_weights": detach_weights,
@@ -61,40 +58,6 @@ def ihn_loss(
     )
     loss: Tensor = implementation(query, target, negatives, **options)
     return loss
-
-
-def too_wide(dim: int) -> str:
-    """Why Triton's kernels cannot take this dimension; empty if they can."""
-    return "" if dim <= MAX_TRITON_DIM else f"got dimension {dim}, at most {MAX_TRITON_DIM}"
-
-
-def check(
-    like_name: str,
-    like: Tensor,
-    expected: Mapping[str, tuple[Tensor | None, tuple[int, ...]]],
-    *,
-    same_dtype: bool = False,
-) -> None:
-    """Raise ValueError unless each tensor has its shape, and device (and dtype) of `like`.
-
-    Under autocast dtypes may differ: the operation chooses its own.
-    """
-    mixed = torch.is_autocast_enabled(like.device.type)
-    for name, (tensor, shape) in expected.items():
-        if tensor is None:
-            continue
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name}: got {type(tensor).__name__}, expected a tensor")
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected {shape}")
-        if tensor.device != like.device:
-            raise ValueError(
-                f"{name}: got device {tensor.device}, expected {like.device} as {like_name}"
-            )
-        if same_dtype and not mixed and tensor.dtype != like.dtype:
-            raise ValueError(
-                f"{name}: got dtype {tensor.dtype}, expected {like.dtype} as {like_name}"
-            )
 
 
 def check_options(
@@ -117,7 +80,7 @@ def check_options(
         "target_ids": (target_ids, (rows,)),
         "negative_ids": (negative_ids, (num_negatives,)),
     }
-    check("query", query, vectors)
+    check_shapes("query", query, vectors)
     for name, ids in (("target_ids", target_ids), ("negative_ids", negative_ids)):
         if ids is not None and (ids.is_floating_point() or ids.dtype == torch.bool):
             raise ValueError(f"{name}: got {ids.dtype}, expected integers")
@@ -142,11 +105,6 @@ def _native(query: Tensor, target: Tensor, negatives: Tensor, **options: Any) ->
 def _reference(query: Tensor, target: Tensor, negatives: Tensor, **options: Any) -> Tensor:
     with full_precision(query.device):
         return reference.ihn_loss(*map(widened, (query, target, negatives)), **options)
-
-
-def widened(x: Tensor) -> Tensor:
-    """Half precision as float32: sums and losses are never kept in less."""
-    return x.float() if x.itemsize < 4 else x
 
 
 def _triton(query: Tensor, target: Tensor, negatives: Tensor, **options: Any) -> Tensor:

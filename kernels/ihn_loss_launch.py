@@ -9,11 +9,18 @@ from typing import NamedTuple
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from . import ihn_loss_triton as kernels
-from .runtime import DOT_TYPES, dot_precision, has_warpgroups, launch
+from .runtime import (
+    DOT_TYPES,
+    dot_block,
+    dot_precision,
+    dot_types,
+    has_warpgroups,
+    launch,
+    sum_type,
+)
 
 _PROGRAMS = 264  # two for each multiprocessor of an H100 or H200
 _STAGES = 2
@@ -159,7 +166,7 @@ def outputs(
 ) -> Outputs:
     """Uninitialised results of `forward`."""
     batch, _, dim = interests.shape
-    empty, sums = interests.new_empty, _sum_type(dtype)
+    empty, sums = interests.new_empty, sum_type(dtype)
     return Outputs(
         loss=empty(batch, dtype=sums),
         chosen=empty(batch, dtype=torch.int64),
@@ -220,7 +227,7 @@ def forward(
     tiles = forward_tiles(batch, dim, problem.dtype, widest)
     blocks = triton.cdiv(batch, tiles.users)
     splits, split_columns = _splits(problem.num_negatives, tiles.negatives, blocks)
-    empty, sums, rows = interests.new_empty, _sum_type(problem.dtype), (splits, batch, dim)
+    empty, sums, rows = interests.new_empty, sum_type(problem.dtype), (splits, batch, dim)
     hard_rows = empty(rows, dtype=sums) if with_slope else None
     weight_rows = empty(rows, dtype=sums) if with_slope and not problem.one_sum else None
     partial_sums = empty((3, splits, batch), dtype=sums)
@@ -236,8 +243,8 @@ def forward(
         problem.beta, problem.seed, problem.step,
         K=num_interests, D=dim, A=a, Q=q, GATHER_TARGET=problem.source != "rows",
         GATHER_NEGATIVES=problem.source == "table", DRAW=problem.draw, MASK=problem.mask,
-        BLOCK_B=tiles.users, BLOCK_N=tiles.negatives, BLOCK_D=_block(dim),
-        CHUNK=min(tiles.chunk, _block(dim)), **_types(problem.dtype),
+        BLOCK_B=tiles.users, BLOCK_N=tiles.negatives, BLOCK_D=dot_block(dim),
+        CHUNK=min(tiles.chunk, dot_block(dim)), **dot_types(problem.dtype),
         num_warps=tiles.warps, num_stages=_STAGES, maxnreg=tiles.registers,
     )  # fmt: skip
     launch(
@@ -251,7 +258,7 @@ def forward(
         problem.beta, problem.log_scale,
         K=num_interests, D=dim, A=a, Q=q, GATHER_TARGET=problem.source != "rows",
         DETACH=problem.detach_weights, SUM=DOT_TYPES[sums],
-        BLOCK_S=_SPLITS_A_TIME, BLOCK_D=_block(dim), BLOCK_L=_block_of(routing),
+        BLOCK_S=_SPLITS_A_TIME, BLOCK_D=dot_block(dim), BLOCK_L=_block_of(routing),
         maxnreg=255 if sums == torch.float64 else None,  # it spills a few by itself
     )  # fmt: skip
     return out
@@ -289,8 +296,8 @@ def backward_negatives(
         problem.beta,
         D=dim, A=a, Q=q, GATHER_NEGATIVES=problem.source == "table", MASK=problem.mask,
         TARGETS_TOO=problem.source == "catalogue", ONE_SUM=problem.one_sum,
-        BLOCK_B=tiles.users, BLOCK_N=tiles.negatives, BLOCK_D=_block(dim),
-        CHUNK=min(tiles.chunk, _block(dim)), **_types(problem.dtype),
+        BLOCK_B=tiles.users, BLOCK_N=tiles.negatives, BLOCK_D=dot_block(dim),
+        CHUNK=min(tiles.chunk, dot_block(dim)), **dot_types(problem.dtype),
         num_warps=tiles.warps, num_stages=_STAGES, maxnreg=tiles.registers,
     )  # fmt: skip
 
@@ -318,7 +325,7 @@ def backward_rows(
         0 if grad_loss is None else grad_loss.stride(0),
         0 if grad_rr is None else grad_rr.stride(0),
         K=num_interests, D=dim, SUM=DOT_TYPES[row_stats.dtype],
-        BLOCK_K=triton.next_power_of_2(num_interests), BLOCK_D=_block(dim),
+        BLOCK_K=triton.next_power_of_2(num_interests), BLOCK_D=dot_block(dim),
         BLOCK_L=_block_of(routing),
     )  # fmt: skip
 
@@ -331,21 +338,8 @@ def _splits(count: int, tile: int, blocks: int) -> tuple[int, int]:
     return triton.cdiv(tiles, tiles_a_split), tiles_a_split * tile
 
 
-def _sum_type(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of sums, losses and statistics."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def _widest(*tensors: Tensor) -> torch.dtype:
     return max((tensor.dtype for tensor in tensors), key=lambda dtype: dtype.itemsize)
-
-
-def _types(dtype: torch.dtype) -> dict[str, tl.dtype | str]:
-    return {
-        "DOT": DOT_TYPES[dtype],
-        "SUM": DOT_TYPES[_sum_type(dtype)],
-        "PRECISION": dot_precision(dtype),
-    }
 
 
 def _walked(rows: Tensor, problem: Problem) -> Tensor:
@@ -365,10 +359,6 @@ def _dense(x: Tensor | None) -> Tensor | None:
 
 def _strides(routing: Tensor | None) -> tuple[int, ...]:
     return (0, 0, 0) if routing is None else routing.stride()
-
-
-def _block(dim: int) -> int:
-    return max(16, triton.next_power_of_2(dim))
 
 
 def _block_of(routing: Tensor | None) -> int:

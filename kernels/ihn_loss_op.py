@@ -12,10 +12,9 @@ from torch import Tensor
 
 from . import ihn_loss_launch as launches
 from .ihn_loss_launch import Problem
+from .multi_interest_ihn_loss import Losses
 from .negatives import check_draw, importance
 from .side_stream import side_stream
-
-Losses = tuple[Tensor, Tensor, Tensor | None]  # loss (B,), chosen (B,) int64, rr (B,)
 
 
 def loss_of_rows(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .dispatch import first_derivative_only
+from .reference import softplus
 
 TILE_ELEMENTS = 1 << 18  # scores worked on at a time: one megabyte, which stays in the cache
 
@@ -82,7 +83,7 @@ class _IHNLoss(torch.autograd.Function):
             query, target, negatives, maximum, hard_sum, weight_sum, margin, *tile
         )
         ctx.options = options
-        return torch.nn.functional.softplus(margin, threshold=40)  # as in the reference
+        return softplus(margin)
 
     @staticmethod
     @first_derivative_only

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from . import multi_interest_ihn_loss_native as native
-from .checks import check_inside, check_tensor
-from .dispatch import choose, full_precision
-from .ihn_loss import check, check_options, ihn_loss, too_wide, widened
+from .checks import check_inside, check_shapes, check_tensor
+from .dispatch import choose, full_precision, too_wide, widened
+from .ihn_loss import check_options, ihn_loss
 from .negatives import sample_negatives
 from .reference import routing_regularizer, select_interest
 
@@ -33,7 +33,7 @@ def multi_interest_ihn_loss_rows(
     """
     batch, dim = check_interests(interests, routing)
     rows = {"target": (target, (batch, dim)), "negatives": (negatives, (len(negatives), dim))}
-    check("interests", interests, rows, same_dtype=True)
+    check_shapes("interests", interests, rows, same_dtype=True)
     check_options(interests, len(negatives), **options)
 
     def by_triton() -> Losses:
@@ -157,7 +157,7 @@ def check_interests(interests: Tensor, routing: Tensor | None) -> tuple[int, int
                 "expected (B, K, L) of a floating dtype"
             )
         shape = (batch, num_interests, routing.shape[2])
-        check("interests", interests, {"routing": (routing, shape)})
+        check_shapes("interests", interests, {"routing": (routing, shape)})
     return batch, dim
 
 
@@ -170,8 +170,8 @@ def check_table(interests: Tensor, target_ids: Tensor, item_table: Tensor) -> No
             f"item_table: got shape {tuple(item_table.shape)}, expected (I, {dim}), I >= 1"
         )
     table = {"item_table": (item_table, (len(item_table), dim))}
-    check("interests", interests, table, same_dtype=True)
-    check("interests", interests, {"target_ids": (target_ids, (batch,))})
+    check_shapes("interests", interests, table, same_dtype=True)
+    check_shapes("interests", interests, {"target_ids": (target_ids, (batch,))})
     check_id_vector("target_ids", target_ids, interests)
 
 
@@ -182,4 +182,4 @@ def check_id_vector(name: str, ids: Tensor, like: Tensor) -> None:
         raise ValueError(
             f"{name}: got {tuple(ids.shape)} {ids.dtype}, expected (n,) of int32 or int64"
         )
-    check("interests", like, {name: (ids, (len(ids),))})
+    check_shapes("interests", like, {name: (ids, (len(ids),))})

@@ -8,7 +8,7 @@ except ImportError as error:  # a checkout whose extension was never built, or f
         "run `pip install -e .` in the checkout (or `make train`)"
     ) from error
 
-_EXPECTED_INTERFACE = 11
+_EXPECTED_INTERFACE = 12
 if C.INTERFACE_VERSION != _EXPECTED_INTERFACE:
     raise ImportError(
         f"the C++ extension {C.__file__} has interface {C.INTERFACE_VERSION}, this remi-fast "

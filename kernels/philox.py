@@ -5,7 +5,8 @@ Everything random in remi-fast is a pure function of (seed, stream, step, index)
 state, so any batch of any run can be made again at any time, on any backend, with the same bits.
 
 Source: Salmon, Moraes, Dror, Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011.
-This NumPy code is the reference; `csrc/philox.hpp` is its C++ twin.
+`philox` is the reference, in NumPy; `csrc/philox.hpp`, which draws for `random_words`, and
+`philox_triton.py` are its twins.
 """
 
 from typing import Final
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor
 
 from .checks import check_whole
+from .native import C
 
-# The third word of the counter: what a number is used for. csrc/philox.hpp lists those
-# that C++ draws.
+# The third word of the counter: what a number is used for. A new use gets a new stream. Those that
+# C++ names itself are in csrc/philox.hpp, too.
 USERS: Final = 0
 TARGETS: Final = 1
 NEGATIVES: Final = 2
@@ -31,20 +33,7 @@ DROPOUT: Final = 8
 NEGATIVE_KEYS: Final = 9
 SELECTION: Final = 10
 RESAMPLING: Final = 11
-STREAMS: Final = {
-    "USERS": USERS,
-    "TARGETS": TARGETS,
-    "NEGATIVES": NEGATIVES,
-    "PERMUTATION_KEYS": PERMUTATION_KEYS,
-    "INIT": INIT,
-    "DATA_SPLIT": DATA_SPLIT,
-    "DEMO": DEMO,
-    "ROUTING": ROUTING,
-    "DROPOUT": DROPOUT,
-    "NEGATIVE_KEYS": NEGATIVE_KEYS,
-    "SELECTION": SELECTION,
-    "RESAMPLING": RESAMPLING,
-}
+BENCHMARK: Final = 12
 
 _ROUNDS = 10
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
@@ -111,11 +100,9 @@ def random_words(index: npt.ArrayLike, step: int, stream: int, seed: int) -> Wor
         raise ValueError(
             f"index: got {indices.min()} to {indices.max()}, expected numbers in [0, 2^32)"
         )
-    counter = np.zeros((indices.size, 4), dtype=np.uint32)
-    counter[:, 0] = indices
-    counter[:, 1] = step
-    counter[:, 2] = stream
-    return philox(counter, seed_key(seed))
+    seed_key(seed)  # refuses what is no seed
+    words: Words = C.random_words(np.ascontiguousarray(indices), step, stream, seed)
+    return words
 
 
 def bounded(words: Words, n: int | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

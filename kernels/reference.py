@@ -49,8 +49,13 @@ def ihn_loss(
         target_score = target_score - target_log_q.detach().to(scores)
     scale = math.log(num_negatives) if log_scale is None else log_scale
     margin = log_mean_exp + scale - target_score
-    loss = torch.nn.functional.softplus(margin, threshold=40)  # torch's 20 is too rough in float64
+    loss = softplus(margin)
     return torch.where(empty, torch.zeros_like(loss), loss)
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)), as exact as float64: x itself from 40 on; torch's 20 is too rough."""
+    return torch.nn.functional.softplus(x, threshold=40)
 
 
 def select_interest(interests: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,13 +111,15 @@ def self_attentive_query(
     return query, chosen, routing_regularizer(routing, history.shape[2])
 
 
+_ITERATIONS = 3  # of capsule_routing
+
+
 def capsule_routing(
     history: Tensor,
     length: Tensor,
     weight: Tensor,
     logits: Tensor,
     *,
-    iterations: int = 3,
     through_routing: bool,
 ) -> tuple[Tensor, Tensor]:
     """Interests and routing by dynamic routing (ComiRec, algorithm 1; MIND, section 3.3).
@@ -131,10 +138,10 @@ def capsule_routing(
     padding = torch.arange(history.shape[1], device=history.device) >= length[:, None]
     votes = capsule_votes(history.masked_fill(padding[:, :, None], 0.0), weight)
     logits = logits.detach()
-    for iteration in range(iterations):
+    for iteration in range(_ITERATIONS):
         routing = torch.softmax(logits, dim=2).masked_fill(padding[:, None, :], 0.0)
-        last = iteration == iterations - 1
-        before_last = through_routing and iteration == iterations - 2
+        last = iteration == _ITERATIONS - 1
+        before_last = through_routing and iteration == _ITERATIONS - 2
         seen = votes if last or before_last else votes.detach()
         interests = squash((routing[..., None] * seen).sum(dim=2))
         if not last:

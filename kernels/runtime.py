@@ -44,6 +44,25 @@ def dot_precision(dtype: torch.dtype) -> str:
     return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
+def sum_type(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of sums, losses and statistics of what is multiplied in `dtype`."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def dot_types(dtype: torch.dtype) -> dict[str, Any]:
+    """The kernels' names for what multiplies in `dtype`: operands, sums, and how."""
+    return {
+        "DOT": DOT_TYPES[dtype],
+        "SUM": DOT_TYPES[sum_type(dtype)],
+        "PRECISION": dot_precision(dtype),
+    }
+
+
+def dot_block(size: int) -> int:
+    """The least block of `size` numbers that tl.dot multiplies."""
+    return max(16, triton.next_power_of_2(size))
+
+
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
     """Run a kernel on the device of its tensors; every launch of the project comes through here."""
     first = next(x for x in arguments if isinstance(x, torch.Tensor))

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .checks import check_tensor
-from .dispatch import choose, first_derivative_only, full_precision
-from .ihn_loss import check, too_wide
+from .checks import check_history, check_shapes, check_tensor
+from .dispatch import choose, first_derivative_only, full_precision, too_wide
 from .native import C
 
 MAX_TRITON_POSITIONS = 256
@@ -50,22 +49,14 @@ def check_layers(
     history: Tensor, length: Tensor, positions: Tensor, w1: Tensor, w2: Tensor
 ) -> None:
     """Raise TypeError or ValueError for what cannot be histories and layers of the extractor."""
-    names = "history", "length", "positions", "w1", "w2"
-    for name, tensor in zip(names, (history, length, positions, w1, w2), strict=True):
+    check_history(history, length)
+    for name, tensor in (("positions", positions), ("w1", w1), ("w2", w2)):
         check_tensor(name, tensor)
-    if history.ndim != 3 or history.shape[1] == 0 or not history.is_floating_point():
-        raise ValueError(
-            f"history: got {tuple(history.shape)} {history.dtype}, "
-            "expected (B, L, d) of a floating dtype, L > 0"
-        )
     if w2.ndim != 2 or w2.shape[1] == 0:
         raise ValueError(f"w2: got shape {tuple(w2.shape)}, expected (h, K), K > 0")
-    batch, max_length, dim = history.shape
+    _, max_length, dim = history.shape
     shapes = {"positions": (positions, (max_length, dim)), "w1": (w1, (dim, len(w2)))}
-    check("history", history, shapes | {"w2": (w2, tuple(w2.shape))}, same_dtype=True)
-    check("history", history, {"length": (length, (batch,))})
-    if length.is_floating_point():
-        raise ValueError(f"length: got {length.dtype}, expected whole numbers")
+    check_shapes("history", history, shapes | {"w2": (w2, tuple(w2.shape))}, same_dtype=True)
 
 
 def too_large(history: Tensor, w2: Tensor) -> str:
@@ -98,7 +89,7 @@ class _SelfAttentive(torch.autograd.Function):
         hidden, real_logits = _tanh_project(inputs @ w1, w2)
         logits = history.new_full((batch * max_length, w2.shape[1]), -math.inf)
         logits.index_copy_(0, real, real_logits)
-        logits = logits.view(batch, max_length, -1).transpose(1, 2).contiguous()
+        logits = logits.view(batch, max_length, w2.shape[1]).transpose(1, 2).contiguous()
         empty = (length == 0)[:, None, None]
         routing = torch.softmax(logits.masked_fill_(empty, 0.0), dim=2).masked_fill_(empty, 0.0)
         ctx.save_for_backward(history, w1, w2, real, inputs, hidden, routing)

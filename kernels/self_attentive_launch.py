@@ -5,14 +5,14 @@ captured in a CUDA graph.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
 from . import self_attentive_triton as kernels
-from .runtime import DOT_TYPES, dot_precision, launch
+from .runtime import dot_block, dot_precision, dot_types, launch, sum_type
 
 _PROGRAMS = 132  # multiprocessors of an H100 or H200
 _STAGES = 2
@@ -152,7 +152,7 @@ def select(
         chosen=history.new_empty(batch, dtype=torch.int64),
         rr=history.new_empty(batch),
         routing=history.new_empty((batch, w2.shape[1], num_positions)),
-        variance=history.new_empty((batch, w2.shape[1]), dtype=_sum_type(dtype)),
+        variance=history.new_empty((batch, w2.shape[1]), dtype=sum_type(dtype)),
     )
     outputs = None, made.routing, made.query, made.chosen, made.variance, made.rr
     _attend(history, length, positions, w1, w2, target, outputs, dtype)
@@ -177,7 +177,7 @@ def _attend(
         (triton.cdiv(batch, sizes["USERS"]),),
         history, length, positions, w1, w2, target, *outputs,
         batch, history.stride(0), history.stride(1),
-        **sizes, **_blocks(tiles, dim), **_types(dtype),
+        **sizes, **_blocks(tiles, dim), **dot_types(dtype),
         num_warps=tiles.warps, num_stages=_STAGES, maxnreg=_REGISTERS,
     )  # fmt: skip
 
@@ -214,14 +214,14 @@ def backward(
     grad_history = torch.empty_like(history, memory_format=torch.contiguous_format)
     users, columns = sizes["USERS"], sizes["BLOCK_C"]
     size = (dim + columns) * hidden + users * positions.numel()
-    partials = history.new_empty((parts, size), dtype=_sum_type(dtype))
+    partials = history.new_empty((parts, size), dtype=sum_type(dtype))
     launch(
         kernels.gradients_kernel,
         (parts,),
         history, length, positions, w1, w2, routing, upward, grad_routing,
         chosen, variance, grad_rr, grad_history, partials,
         batch, count, history.stride(0), history.stride(1),
-        **sizes, **_blocks(tiles, dim), **_types(dtype),
+        **sizes, **_blocks(tiles, dim), **dot_types(dtype),
         num_warps=tiles.warps, num_stages=_STAGES, maxnreg=_REGISTERS,
     )  # fmt: skip
     of_w2, of_positions = w1.numel(), w1.numel() + w2.numel()
@@ -253,18 +253,5 @@ def _sizes(history: Tensor, w2: Tensor, tiles: Tiles) -> dict[str, int]:
 
 
 def _blocks(tiles: Tiles, dim: int) -> dict[str, int]:
-    block = max(16, triton.next_power_of_2(dim))
+    block = dot_block(dim)
     return {"BLOCK_H": tiles.hidden, "BLOCK_D": block, "CHUNK": min(tiles.chunk, block)}
-
-
-def _types(dtype: torch.dtype) -> dict[str, Any]:
-    return {
-        "DOT": DOT_TYPES[dtype],
-        "SUM": DOT_TYPES[_sum_type(dtype)],
-        "PRECISION": dot_precision(dtype),
-    }
-
-
-def _sum_type(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of sums."""
-    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .checks import check_tensor
+from .checks import check_shapes, check_tensor
 from .dispatch import choose, first_derivative_only, full_precision
-from .ihn_loss import check
 from .self_attentive import check_layers, for_triton, native, too_large
 
 Query = tuple[Tensor, Tensor, Tensor]  # query (B, d), chosen (B,) int64, rr (B,)
@@ -36,7 +35,7 @@ def self_attentive_query(
     check_layers(history, length, positions, w1, w2)
     check_tensor("target", target)
     batch, _, dim = history.shape
-    check("history", history, {"target": (target, (batch, dim))}, same_dtype=True)
+    check_shapes("history", history, {"target": (target, (batch, dim))}, same_dtype=True)
     implementation = choose(
         "self_attentive_query",
         backend,

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -52,6 +53,10 @@ class ModelConfig:
 class LossConfig:
     """The loss. beta 0 and rr_lambda 0 is the plain sampled softmax.
 
+    What belongs to a choice that is not taken (gbce_t without gbce, selection_tau without soft,
+    sampler_alpha without popularity, num_negatives with in-batch and full, beta_warmup with beta 0)
+    has no effect.
+
     Args:
         name: ihn, or the baseline gbce (gSASRec's generalised binary cross entropy), which takes
             uniform negatives and has no hardness, so beta must be 0.
@@ -66,7 +71,7 @@ class LossConfig:
         num_negatives: Negatives drawn per step, N, shared by the whole batch.
         sampler: Distribution of the negatives: uniform, log-uniform (by rank), popularity, in-batch
             (the other targets of the batch), mixed (uniform and in-batch), each corrected for its
-            probabilities; or full: every item is a negative (num_negatives is ignored), and beta 0
+            probabilities; or full: every item is a negative, and beta 0
             is the full softmax.
         sampler_alpha: Exponent of the popularity sampler.
         replacement: Draw uniform negatives with replacement; without, all N of a step differ.
@@ -110,7 +115,11 @@ class LossConfig:
             )
 
     def _check_gbce(self) -> None:
-        """Raise ConfigError for what would mean nothing to gbce: no setting is ignored."""
+        """Raise ConfigError for what gbce cannot be asked for: the run would not be what it says.
+
+        What only sets up something that is not in use (an exponent of another sampler, say) passes,
+        for the sake of presets and sweeps.
+        """
         meant: dict[str, Any] = {
             "beta": 0,
             "beta_warmup": 0,
@@ -231,6 +240,11 @@ class Config:
             got, kind = getattr(self, each.name), cast(Any, each.type)
             if not isinstance(got, kind):
                 raise ConfigError(f"{each.name}: got {got!r:.100}, expected a {kind.__name__}")
+        if self.loss.sampler == "in-batch" and self.train.batch_size == 1:
+            raise ConfigError(
+                "train.batch_size: got 1 with loss.sampler 'in-batch', expected 2 or more: "
+                "the negatives are the targets of the others"
+            )
 
 
 def _check_types(section: str, config: Any) -> None:
@@ -287,6 +301,16 @@ def load_config(file: Path, options: tuple[str, ...] = ()) -> Config:
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from None
     return config_from_namespace(parse(parser, [*words, *options])) if options else config
+
+
+def with_options(config: Config, options: Iterable[str]) -> Config:
+    """Dotted options over a configuration. Raises ConfigError as `load_config`."""
+    given = [
+        f"--{section}.{key}={value}"
+        for section, values in as_dict(config).items()
+        for key, value in values.items()
+    ]
+    return config_from_namespace(parse(_file_parser(), [*given, *options]))
 
 
 @cache
@@ -386,17 +410,14 @@ def _in_our_words(message: str) -> str:
 
 def config_from_namespace(namespace: Any) -> Config:
     """Make the (validated) Config of a parsed namespace that may hold other arguments too."""
-    sections = {
-        "model": ModelConfig,
-        "loss": LossConfig,
-        "optim": OptimConfig,
-        "train": TrainConfig,
-    }
-    for name in sections:
-        for key, value in vars(namespace[name]).items():
+    sections = {}
+    for section in dataclasses.fields(Config):
+        values = vars(namespace[section.name])
+        for key, value in values.items():
             if value is None:  # jsonargparse takes null for any type
-                raise ConfigError(f"{name}.{key}: got null, expected a value")
-    return Config(**{name: make(**vars(namespace[name])) for name, make in sections.items()})
+                raise ConfigError(f"{section.name}.{key}: got null, expected a value")
+        sections[section.name] = cast(Any, section.type)(**values)
+    return Config(**sections)
 
 
 def _nearest_key(message: str, known: list[str]) -> str:

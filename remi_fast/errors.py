@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
+_LISTED = 20  # names
 
 
 class RemiFastError(Exception):
@@ -58,8 +59,8 @@ def shown(value: object) -> str:
     return " ".join(_SHORT.repr(value).split())
 
 
-def listed(names: Iterable[str], most: int = 20) -> str:
+def listed(names: Iterable[str]) -> str:
     """The names, for an error: "none", or the first of them where there are too many to read."""
     names = list(names)
-    more = f", ... ({len(names)} in all)" if len(names) > most else ""
-    return (", ".join(shown(name) for name in names[:most]) or "none") + more
+    more = f", ... ({len(names)} in all)" if len(names) > _LISTED else ""
+    return (", ".join(shown(name) for name in names[:_LISTED]) or "none") + more

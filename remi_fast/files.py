@@ -130,7 +130,7 @@ def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
             if not path.exists():
-                _remove_empty(parents)
+                remove_empty(parents)
 
 
 def _put(temporary: Path, path: Path, replace: bool) -> None:
@@ -174,7 +174,8 @@ def remove_temporaries(folder: Path) -> None:
             left.unlink(missing_ok=True)
 
 
-def _remove_empty(folders: list[Path]) -> None:
+def remove_empty(folders: list[Path]) -> None:
+    """Remove folders that were made for what did not come to be, the innermost first."""
     with suppress(OSError):  # it was not made, or another process uses it
         for folder in folders:
             folder.rmdir()

@@ -1,13 +1,11 @@
 """The REMI loss as a module, the one place where its two parts are added up, and gBCE."""
 
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 import remi_fast.functional as F
-from remi_fast.kernels.checks import check_tensor, check_weight, check_whole
-from remi_fast.kernels.ihn_loss import check
+from remi_fast.kernels.checks import check_shapes, check_tensor, check_weight, check_whole
+from remi_fast.kernels.reference import softplus
 
-_EXACT = 40.0  # from here on softplus is its argument in float64, too; torch's 20 is too rough
 PUBLISHED_BATCH = 128  # the published code sums RR over a batch of 128 instead of averaging it
 
 
@@ -68,16 +66,16 @@ def gbce_loss(
     check_tensor("negatives", negatives)
     (rows, dim), number = query.shape, negatives.shape[0] if negatives.ndim else 0
     vectors = {"target": (target, (rows, dim)), "negatives": (negatives, (number, dim))}
-    check("query", query, vectors, same_dtype=True)
+    check_shapes("query", query, vectors, same_dtype=True)
     ids = {"target_ids": (target_ids, (rows,)), "negative_ids": (negative_ids, (number,))}
-    check("query", query, ids)
+    check_shapes("query", query, ids)
     if not 0 <= t <= 1:
         raise ValueError(f"t: got {t}, expected a number from 0 to 1")
     if not 1 <= number <= num_items - 2:
         raise ValueError(f"negatives: got {number}, expected 1 to num_items - 2 = {num_items - 2}")
     beta = 1 - t * (1 - number / (num_items - 2))
-    positive = beta * softplus(-(query * target).sum(dim=1), threshold=_EXACT)
-    negative = softplus(query @ negatives.T, threshold=_EXACT)
+    positive = beta * softplus(-(query * target).sum(dim=1))
+    negative = softplus(query @ negatives.T)
     if target_ids is None or negative_ids is None:
         return (positive + negative.sum(dim=1)) / (1 + number)
     other = target_ids[:, None] != negative_ids

@@ -97,6 +97,16 @@ class DeferredAdam(torch.optim.Optimizer):
         self._gathered: list[tuple[kernel.GatheredRows, list[Tensor]]] = []
         table.source = self
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Raises ValueError after construction: an optimizer is of the rows of one table. Other
+        parameters have an optimizer of their own."""
+        if self.param_groups:
+            raise ValueError(
+                "add_param_group: got another group, expected none: a DeferredAdam is of the rows "
+                "of one table; give other parameters an optimizer of their own"
+            )
+        super().add_param_group(param_group)
+
     @property
     def steps_taken(self) -> int:
         """Number of steps so far."""
@@ -233,9 +243,9 @@ class DeferredAdam(torch.optim.Optimizer):
         _check_rate("param_groups[0]['lr']", rate)
         return rate
 
-    def heed(self, guard: StepGuard) -> None:
+    def use_guard(self, guard: StepGuard) -> None:
         """Let `guard` decide, on the device, whether anything changes: while it is held, rows are
-        gathered as they are, and `apply` makes no step. The steps are those of `announce`.
+        gathered as they are, and `apply` makes no step. The steps are those of `schedule_steps`.
         """
         self._guard = guard
 
@@ -258,7 +268,7 @@ class DeferredAdam(torch.optim.Optimizer):
         """`steps_taken` as it is on the device: int64 (1,), always the same tensor."""
         return self._device_steps.step
 
-    def announce(self, rates: Sequence[float]) -> None:
+    def schedule_steps(self, rates: Sequence[float]) -> None:
         """Count the coming steps, of these learning rates, each of which `apply` makes by a guard.
 
         The device learns their sizes, and nothing is waited for: a CUDA graph of the steps may be
@@ -273,7 +283,7 @@ class DeferredAdam(torch.optim.Optimizer):
         on_device.write()
 
     def rewind(self, step: int) -> None:
-        """Be at `step` again: those announced after it were held and changed nothing."""
+        """Be at `step` again: those scheduled after it were held and changed nothing."""
         self._steps.rewind(step)
         self._forget()
 

@@ -185,6 +185,9 @@ def test_refusals():
         DeferredAdam(ItemTable(3, 2), lr=-1.0)
     with pytest.raises(ValueError, match="weight_decay: got 0.1, expected 0: decay shrinks"):
         DeferredAdam(ItemTable(3, 2), weight_decay=0.1)
+    with pytest.raises(ValueError, match="add_param_group: got another group, expected none"):
+        optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(2))]})
+    assert len(optimizer.param_groups) == 1
     with pytest.raises(IndexError, match=r"ids\[1\] = 60"):
         table(torch.tensor([0, 60]))
     state = optimizer.state_dict() | {"betas": [0.5, 0.999]}

@@ -3,11 +3,13 @@
 import numpy as np
 import numpy.typing as npt
 
-from remi_fast.kernels.philox import DEMO, bounded, random_words
+from remi_fast.kernels.philox import BENCHMARK, bounded, random_words
+
+SEED = 1
 
 
 def sequences(
-    num_users: int, num_items: int, mean_length: int, seed: int = 1
+    num_users: int, num_items: int, mean_length: int
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     """items (nnz,) int32 in 1..num_items-1, log-uniform; offsets (U + 1,) int64.
 
@@ -15,10 +17,10 @@ def sequences(
     """
     low = max(5, mean_length // 2)
     lengths = low + bounded(
-        random_words(np.arange(num_users), 0, DEMO, seed), 2 * (mean_length - low) + 1
+        random_words(np.arange(num_users), 0, BENCHMARK, SEED), 2 * (mean_length - low) + 1
     )
     offsets = np.concatenate(([0], np.cumsum(lengths)))
-    unit = bounded(random_words(np.arange(offsets[-1]), 1, DEMO, seed), 2**31) / 2**31
+    unit = bounded(random_words(np.arange(offsets[-1]), 1, BENCHMARK, SEED), 2**31) / 2**31
     ranks = np.exp(unit * np.log(float(num_items - 1)))
     return np.minimum(ranks, num_items - 1).astype(np.int32), offsets
 

@@ -19,15 +19,13 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from remi_fast.benchmark import resources
 from remi_fast.benchmark.peers import python_iterator
-from remi_fast.benchmark.steps import LARGEST_PUBLISHED, MEAN_LENGTH, Contestant, Data
-from remi_fast.benchmark.turns import captured, compared, make_all, take_turns
-from remi_fast.config import ModelConfig
+from remi_fast.benchmark.published import HISTORY, MIN_HISTORY
+from remi_fast.benchmark.steps import LARGEST_PUBLISHED, MEAN_LENGTH, Data
+from remi_fast.benchmark.turns import Contestant, captured, compared, make_all, take_turns
 from remi_fast.data.device_loader import DeviceBatchLoader
 from remi_fast.data.loader import BatchLoader, Sampling
 from remi_fast.errors import BenchmarkError
 
-HISTORY = ModelConfig().max_history
-MIN_HISTORY = 4  # items before a target, as published
 BATCHES_A_CALL = {"ours": 200, "numpy": 10, "published": 1}
 BYTES = 150  # of memory an interaction, while the data are generated and as Python lists
 WORKERS = 2  # at most, of torch's DataLoader
@@ -144,7 +142,8 @@ def arrays(data: Data) -> tuple[Any, Any, Any]:
 
 def _options(batch_size: int, sampling: Sampling) -> dict[str, Any]:
     """What both of our loaders are made with."""
-    return {"batch_size": batch_size, "max_history": HISTORY, "seed": 1, "sampling": sampling}
+    options = {"batch_size": batch_size, "max_history": HISTORY, "min_history": MIN_HISTORY}
+    return options | {"seed": 1, "sampling": sampling}
 
 
 def _checked(name: str, source: Source, data: Data, batch_size: int) -> Contestant:

@@ -14,9 +14,7 @@ from torch import Tensor
 
 from remi_fast.benchmark import resources
 from remi_fast.benchmark.loss_contestants import (
-    PLAIN,
-    REMI,
-    Contestant,
+    Formula,
     LossInputs,
     Size,
     contestants,
@@ -25,7 +23,9 @@ from remi_fast.benchmark.loss_contestants import (
     truth,
 )
 from remi_fast.benchmark.turns import (
-    Checked,
+    PLAIN,
+    REMI,
+    Contestant,
     Run,
     captured,
     check_error,
@@ -57,11 +57,13 @@ def compare(
     """One case: each contestant checked, then all in turns, `seconds` each in each round."""
     with _products(precision):
         inputs = make_inputs(size, device, PRECISIONS[precision][0])
-        makers = contestants(size, peers).items()
+        formulas = contestants(size, peers)
         made, cannot = make_all(
-            {n: partial(checked, n, contestant, inputs, precision) for n, contestant in makers}
+            {n: partial(checked, n, each, inputs, precision) for n, each in formulas.items()}
         )
-        table = _in_turns({n: each.run for n, each in made.items()}, device, rounds, seconds)
+        runs = {n: each.run for n, each in made.items()}
+        apart = {n for n in runs if formulas[n].compiled and device.type == "cpu"}
+        table = _in_turns(runs, apart, rounds, seconds)
     for name, row in table.items():
         row |= made[name].notes
         if device.type == "cuda" and name in PRODUCTS_OF:
@@ -90,20 +92,20 @@ def _products(precision: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def checked(name: str, contestant: Contestant, inputs: LossInputs, precision: str) -> Checked:
+def checked(name: str, formula: Formula, inputs: LossInputs, precision: str) -> Contestant:
     """The contestant, if it computes what float64 does."""
-    run, device = make_run(contestant, inputs), inputs.interests.device
-    found = check_error(error(run(), truth(name, inputs)), TOLERANCE[precision], name)
+    run, device = make_run(formula, inputs), inputs.interests.device
+    found = check_error(error(run(), truth(formula, inputs)), TOLERANCE[precision], name)
     notes = {"relative_error": found, "peak_bytes": resources.call_memory(run, device)}
     replay, notes["captured"] = captured(run, device)
-    return Checked(replay, notes)
+    return Contestant(replay, notes=notes)
 
 
-def make_run(contestant: Contestant, inputs: LossInputs) -> Callable[[], list[Tensor]]:
+def make_run(formula: Formula, inputs: LossInputs) -> Callable[[], list[Tensor]]:
     """Loss and gradients of one call."""
 
     def run() -> list[Tensor]:
-        loss = contestant(inputs)
+        loss = formula(inputs)
         return [loss.detach(), *differentiate(loss, inputs)]
 
     return run
@@ -119,17 +121,12 @@ def error(got: list[Tensor], exact: list[Tensor]) -> float:
     return torch.stack(errors).max().item()  # NaN if one is
 
 
-def _in_turns(
-    runs: dict[str, Run], device: torch.device, rounds: int, seconds: float
-) -> dict[str, Any]:
-    """On a CPU what torch.compile made has a turn of its own beside remi-fast: it brings an OpenMP
+def _in_turns(runs: dict[str, Run], apart: set[str], rounds: int, seconds: float) -> dict[str, Any]:
+    """What torch.compile made for a CPU is timed apart, beside remi-fast alone: it brings an OpenMP
     of its own, and two of them slow PyTorch down several times."""
-    compiled = {n for n in runs if "compiled" in n or "cut-cross-entropy" in n}
-    if device.type == "cuda":
-        compiled = set()
     groups = [
-        [n for n in runs if n not in compiled],
-        [n for n in runs if n in compiled or n == REMI],
+        [n for n in runs if n not in apart],
+        [n for n in runs if n in apart or n == REMI],
     ]
     table: dict[str, Any] = {}
     for group in groups:

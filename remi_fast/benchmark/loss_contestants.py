@@ -1,7 +1,7 @@
 """The loss as others compute it: written from the formulas, and two libraries where they run.
 
-Every contestant is a function of `LossInputs` to the mean loss of the batch. "plain" ones compute
-the sampled softmax (beta 0, no routing regularizer), the others REMI (IHN + RR).
+Every contestant is a `Formula`: of `LossInputs` the mean loss of the batch, REMI (IHN + RR) or the
+plain sampled softmax (beta 0, no routing regularizer).
 """
 
 import math
@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 import remi_fast.functional as F
+from remi_fast.benchmark.published import HISTORY
+from remi_fast.benchmark.turns import PLAIN, REMI
 from remi_fast.errors import BenchmarkError
 from remi_fast.kernels import ihn_loss_tiled, reference
 from remi_fast.kernels.multi_interest_ihn_loss import multi_interest_ihn_loss_rows
 from remi_fast.losses import total_loss
-
-REMI, PLAIN = "remi-fast, REMI", "remi-fast, plain"
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Size:
     negatives: int  # sampled; or the whole catalogue without its padding row
     dim: int = 64
     interests: int = 4
-    places: int = 20
+    history_length: int = HISTORY
     beta: float = 1.0
     rr_lambda: float = 100.0
     catalogue: bool = False
@@ -82,12 +82,21 @@ def make_inputs(size: Size, device: torch.device, dtype: torch.dtype) -> LossInp
     rows = size.negatives + size.catalogue
     interests = normal(size.batch, size.interests, size.dim)
     target, negatives = normal(size.batch, size.dim), normal(rows, size.dim)
-    routing = normal(size.batch, size.interests, size.places).softmax(dim=2)
+    routing = normal(size.batch, size.interests, size.history_length).softmax(dim=2)
     ids = torch.randint(1, rows, (size.batch,), generator=generator).to(device)
     return LossInputs(size, leaf(interests), leaf(target), leaf(negatives), leaf(routing), ids)
 
 
-Contestant = Callable[[LossInputs], Tensor]
+@dataclass(frozen=True)
+class Formula:
+    """One way to compute the loss."""
+
+    loss: Callable[[LossInputs], Tensor]
+    plain: bool = False  # the sampled softmax, not REMI
+    compiled: bool = False  # by torch.compile, on a CPU
+
+    def __call__(self, x: LossInputs) -> Tensor:
+        return self.loss(x.plain() if self.plain else x)
 
 
 def ours(x: LossInputs) -> Tensor:
@@ -191,30 +200,32 @@ def _of_cross_entropy(
     return softplus(log_sum_exp - (query * target).sum(dim=1)).mean()
 
 
-def contestants(size: Size, peers: str) -> dict[str, Contestant]:
+def contestants(size: Size, peers: str) -> dict[str, Formula]:
     """By name; `REMI` is what the others are compared with.
 
     peers: "none", "eager" (the formulas) or "all" (also what is compiled, and the libraries, which
-    may be missing). What shares torch.compile's own OpenMP comes last (`loss.compare`).
+    may be missing).
     """
-    found: dict[str, Contestant] = {REMI: ours, PLAIN: lambda x: ours(x.plain())}
+    found = {REMI: Formula(ours), PLAIN: Formula(ours, plain=True)}
     if peers == "none":
         return found
-    found["PyTorch tiles"] = tiles
+    found["PyTorch tiles"] = Formula(tiles)
     if not size.catalogue:
-        found["published"] = published
-    found |= {"autograd": autograd, "autograd, plain": lambda x: autograd(x.plain())}
+        found["published"] = Formula(published)
+    found["autograd"] = Formula(autograd)
+    found["autograd, plain"] = Formula(autograd, plain=True)
     if peers == "all":
-        found["Liger, plain"] = liger
-        found["autograd, compiled"] = torch.compile(autograd)
-        found["cut-cross-entropy, plain"] = cut_cross_entropy
+        found["Liger, plain"] = Formula(liger, plain=True)
+        found["autograd, compiled"] = Formula(torch.compile(autograd), compiled=True)
+        found["cut-cross-entropy, plain"] = Formula(cut_cross_entropy, plain=True, compiled=True)
     return found
 
 
-def truth(name: str, x: LossInputs) -> list[Tensor]:
-    """Loss and gradients in float64, by the formula; by the tiles where it would not fit."""
+def truth(formula: Formula, x: LossInputs) -> list[Tensor]:
+    """What it should compute, loss and gradients, in float64: by autograd, or by the tiles where
+    that would not fit."""
     exact = x.to(torch.float64)
-    exact = exact.plain() if "plain" in name else exact
+    exact = exact.plain() if formula.plain else exact
     small = x.size.batch * x.size.negatives <= 1 << 24
     loss = (autograd if small else tiles)(exact)
     return [loss.detach(), *differentiate(loss, exact)]

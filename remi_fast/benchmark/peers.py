@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from remi_fast.benchmark.published import MIN_HISTORY
 from remi_fast.kernels import reference
 from remi_fast.losses import total_loss
 
@@ -23,15 +24,14 @@ def python_iterator(
     max_history: int,
     *,
     matrices: bool,
-    seed: int = 1,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """The published way to make batches: history (B, L), length (B,), target (B,), int64."""
-    generator = random.Random(seed)
+    generator = random.Random(1)
     while True:
         rows, lengths, targets, unused = [], [], [], []
         for user in generator.sample(range(len(histories)), batch_size):
             items = histories[user]
-            place = generator.choice(range(4, len(items)))
+            place = generator.choice(range(MIN_HISTORY, len(items)))
             past = items[max(0, place - max_history) : place]
             targets.append(items[place])
             lengths.append(len(past))
@@ -45,12 +45,12 @@ def python_iterator(
             torch.tensor(np.array([edges for _, edges in unused]))
 
 
-def _time_matrix(length: int, span: int = 64) -> np.ndarray:
-    """Distances between the times (here: places) of all pairs, cut off at `span`."""
+def _time_matrix(length: int) -> np.ndarray:
+    """Distances between the times (here: positions) of all pairs, cut off at 64."""
     times = np.zeros((length, length), dtype=np.int32)
     for i in range(length):
         for j in range(length):
-            times[i][j] = min(abs(i - j), span)
+            times[i][j] = min(abs(i - j), 64)
     return times
 
 

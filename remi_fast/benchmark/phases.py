@@ -17,6 +17,7 @@ def phases(data: Data, config: Config, steps: int) -> dict[str, float]:
     leave of the whole. On a GPU, see `resources.launched`."""
     step = TrainingStep(make_model(config.model, data.num_items, seed=1), config)
     taken: dict[str, float] = {}
+    # Replaced from here: hooks in the steps would be paid for by every training.
     for owner, method, name in (
         (step, "candidates", "negatives"),
         (step.table_optimizer, "group", "gather"),

@@ -1,7 +1,6 @@
 """What is taken besides time: memory, kernels, bytes that have to move at least."""
 
 import ctypes
-import os
 import re
 import statistics
 from collections import Counter
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from remi_fast.benchmark.turns import Run, measure
 from remi_fast.errors import ConfigError
+from remi_fast.training.placement import available_memory
 
 COPIED = {"cpu": 1 << 28, "cuda": 1 << 30}  # bytes: several times the caches
 SHOWN = 12  # kernels that take longest
@@ -21,10 +21,9 @@ SHOWN = 12  # kernels that take longest
 
 def check_memory(need: int, device: torch.device, what: str) -> None:
     """Raise ConfigError where `need` bytes, for `what`, are more than there are."""
-    there, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "there are"
-    if device.type == "cuda":
-        there, where = torch.cuda.mem_get_info(device)[0], "that are free on the GPU"
+    there = available_memory(device)
     if need > there:
+        where = "that are free on the GPU" if device.type == "cuda" else "there are"
         raise ConfigError(
             f"{what} need {need / 2**30:,.1f} GiB, "
             f"expected at most the {there / 2**30:,.1f} GiB {where}"

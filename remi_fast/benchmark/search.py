@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from remi_fast.benchmark import resources
-from remi_fast.benchmark.turns import OURS, Checked, check_error, compared, make_all, take_turns
+from remi_fast.benchmark.turns import OURS, Contestant, check_error, compared, make_all, take_turns
 from remi_fast.errors import BenchmarkError
 from remi_fast.models.item_table import ItemTable
 from remi_fast.retrieval.faiss_index import build, load_faiss
@@ -57,18 +57,19 @@ def check_memory(users: int, items: int, interests: int, dim: int, device: torch
 
 def contestants(
     interests: Tensor, table: ItemTable, k: int, peers: str
-) -> dict[str, Callable[[], Checked]]:
+) -> dict[str, Callable[[], Contestant]]:
     """By name, what checks and makes it; the first is what the others are compared with."""
     weight = table.weight.detach()
 
-    def exact() -> Checked:
+    def exact() -> Contestant:
         few = interests[:EXACTLY]
         theirs = matmul_and_topk(few.double(), weight.double(), k)
-        return Checked(lambda: search(interests, table, k), check(theirs, few, table, TIE))
+        notes = check(theirs, few, table, TIE)
+        return Contestant(lambda: search(interests, table, k), notes=notes)
 
-    def checked(make: Callable[[], Find], most: float = TIE) -> Checked:
+    def checked(make: Callable[[], Find], most: float = TIE) -> Contestant:
         find, few = make(), interests[:CHECKED_USERS]
-        return Checked(lambda: find(interests), check(find(few), few, table, most))
+        return Contestant(lambda: find(interests), notes=check(find(few), few, table, most))
 
     found = {EXACT: exact}
     if peers == "none":
@@ -79,7 +80,8 @@ def contestants(
         tf32 = partial(_by_tf32, matmul)
         found["torch matmul (tf32) and topk"] = lambda: checked(lambda: tf32, torch.inf)
     found["faiss IndexFlatIP, merged"] = lambda: checked(lambda: _faiss(table, k))
-    found["torch.mm of the scores alone"] = lambda: Checked(lambda: products(interests, weight), {})
+    product = partial(products, interests, weight)
+    found["torch.mm of the scores alone"] = lambda: Contestant(product)
     return found
 
 

@@ -6,7 +6,7 @@ First the losses and the tables after one step are compared on the same batch.
 
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,8 @@ import torch
 from remi_fast.benchmark import resources
 from remi_fast.benchmark.generated import sequences, spans
 from remi_fast.benchmark.peers import EagerModel, python_iterator
-from remi_fast.benchmark.turns import compared, make_all, take_turns
+from remi_fast.benchmark.published import NEGATIVES
+from remi_fast.benchmark.turns import PLAIN, REMI, Contestant, compared, make_all, take_turns
 from remi_fast.config import Config, LossConfig, TrainConfig
 from remi_fast.data.loader import BatchLoader
 from remi_fast.errors import BenchmarkError
@@ -27,19 +28,9 @@ from remi_fast.training.precision import arithmetic
 from remi_fast.training.step import TrainingStep
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-REMI, PLAIN = "remi-fast, REMI", "remi-fast, plain sampled softmax"
 MEAN_LENGTH = 15  # interactions of a generated user
-NEGATIVES = 10  # drawn for each sample of a batch, as published; shared by the batch
 LARGEST_PUBLISHED = 1024  # batch: beyond it the Python iterator takes seconds, or tens of them
 STEPS_A_CALL = {"cpu": 1, "cuda": 100}  # of remi-fast: as many as `train` makes between log lines
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """What takes a turn, and the steps that a call of it makes."""
-
-    run: Callable[[], object]
-    steps: int = 1
 
 
 class Data:

@@ -7,7 +7,7 @@ something else, is left out, and the result says why.
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -17,14 +17,16 @@ from remi_fast.errors import BenchmarkError, RemiFastError
 Run = Callable[[], object]
 Made = TypeVar("Made")
 OURS = "remi-fast"
+REMI, PLAIN = f"{OURS}, REMI", f"{OURS}, plain sampled softmax"
 
 
 @dataclass(frozen=True)
-class Checked:
-    """A contestant that computes what it is compared in, and what is known of it besides time."""
+class Contestant:
+    """What takes a turn: a call of `run` makes `steps`; and what is known of it besides time."""
 
     run: Run
-    notes: dict[str, Any]
+    steps: int = 1
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
 def make_all(

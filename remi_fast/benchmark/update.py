@@ -10,7 +10,6 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from remi_fast.benchmark import fbgemm_peer, resources
 from remi_fast.benchmark.turns import OURS, check_error, compared, make_all, take_turns
@@ -21,6 +20,7 @@ from remi_fast.benchmark.update_contestants import (
     Update,
     contestants,
     deferred_adam,
+    gradients_of,
     id_stream,
 )
 from remi_fast.models.item_table import ItemTable
@@ -97,7 +97,7 @@ def check(device: str) -> float:
     dense = torch.nn.Parameter(before.clone())
     adam = torch.optim.Adam([dense])
     for step, ids in enumerate(islice(id_stream(checked), STEPS)):
-        gradients = _gradients(checked, step)
+        gradients = gradients_of(checked, step)
         table(ids).backward(gradients)
         optimizer.step()
         optimizer.zero_grad()
@@ -113,7 +113,7 @@ def check_fbgemm(device: str) -> float:
     """The same of FBGEMM, from what it computes (`fbgemm_peer`)."""
     checked = _checked(device)
     weight = torch.randn(checked.items, DIM, generator=torch.Generator().manual_seed(0)) * 0.1
-    gradients = (_gradients(checked, step) for step in range(STEPS))
+    gradients = (gradients_of(checked, step) for step in range(STEPS))
     steps = zip(id_stream(checked), gradients, strict=False)
     found = fbgemm_peer.check(weight.to(device), steps)
     return check_error(found, FBGEMM_TOLERANCE, "FBGEMM against its definition in float64")
@@ -121,8 +121,3 @@ def check_fbgemm(device: str) -> float:
 
 def _checked(device: str) -> Update:
     return Update(3000, 8, "zipf", device)
-
-
-def _gradients(update: Update, step: int) -> Tensor:
-    generator = torch.Generator().manual_seed(step)
-    return torch.randn(update.rows, DIM, generator=generator).to(update.device)

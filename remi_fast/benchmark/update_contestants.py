@@ -1,6 +1,6 @@
 """One step's work on the item table: gather, catch-up, update; by DeferredAdam and its peers.
 
-The rows of a step are those of REMI's: B histories of 20, B targets, 10 B shared negatives, d = 64.
+The rows of a step are those of REMI's: B histories of 20, B targets, 10 B shared negatives; d = 64.
 Each contestant gathers, is given the same gradients and updates. SparseAdam and FBGEMM are not
 Adam: they leave out what the others do to idle rows.
 """
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from remi_fast.benchmark import fbgemm_peer
+from remi_fast.benchmark.published import HISTORY, NEGATIVES
 from remi_fast.models.item_table import ItemTable
 from remi_fast.optim import DeferredAdam
 
@@ -36,7 +37,7 @@ class Update:
     @property
     def rows(self) -> int:
         """Rows gathered in a step."""
-        return self.batch * (20 + 1 + 10)
+        return self.batch * (HISTORY + 1 + NEGATIVES)
 
     def __str__(self) -> str:
         return f"{self.items}-{self.batch}-{self.ids}"
@@ -80,7 +81,7 @@ def deferred_adam(update: Update) -> Callable[[], None]:
     shuffled = 1 + torch.randperm(update.items - 1, generator=torch.Generator().manual_seed(1))
     state["stamp"][shuffled.to(update.device)] = stamps[1:].to(update.device)
     optimizer.load_state_dict(state | {"step": WARM_STEP, "lr_runs": [(1, 1e-3)]})
-    ids, gradients = id_stream(update), _gradients(update)
+    ids, gradients = id_stream(update), gradients_of(update)
 
     def step() -> None:
         table(next(ids)).backward(gradients)
@@ -90,8 +91,10 @@ def deferred_adam(update: Update) -> Callable[[], None]:
     return step
 
 
-def _gradients(update: Update) -> Tensor:
-    return torch.randn(update.rows, DIM, device=update.device) * 1e-4
+def gradients_of(update: Update, step: int = 0) -> Tensor:
+    """(rows, d), of each step others."""
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(update.rows, DIM, generator=generator).to(update.device) * 1e-4
 
 
 def _embedding(
@@ -102,7 +105,7 @@ def _embedding(
 ) -> Callable[[], None]:
     embedding = torch.nn.Embedding(update.items, DIM, sparse=sparse, device=update.device)
     optimizer = make_optimizer(embedding.parameters())
-    ids, gradients = id_stream(update), _gradients(update)
+    ids, gradients = id_stream(update), gradients_of(update)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -115,7 +118,7 @@ def _embedding(
 def _fbgemm(update: Update) -> Callable[[], None]:
     weight = torch.nn.Embedding(update.items, DIM, device=update.device).weight.detach()
     lookup = fbgemm_peer.embedding(weight, most=update.rows)
-    ids, gradients = id_stream(update), _gradients(update)
+    ids, gradients = id_stream(update), gradients_of(update)
     return lambda: lookup(next(ids)).backward(gradients)
 
 

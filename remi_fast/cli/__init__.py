@@ -82,7 +82,9 @@ def understood(command: str, words: list[str]) -> tuple[ModuleType, Any]:
         allow_abbrev=False,  # a shortened key is a typo
     )
     module.add_arguments(parser)
-    return module, parse(parser, getattr(module, "arrange", list)(words))
+    if hasattr(module, "arrange"):
+        words = module.arrange(words, parser)
+    return module, parse(parser, words)
 
 
 def _overview() -> str:

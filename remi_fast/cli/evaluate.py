@@ -67,7 +67,7 @@ def run(arguments: Any) -> int:
     options = {"ks": tuple(arguments.k), "exclude_seen": arguments.exclude_seen}
     if arguments.all_metrics or arguments.groups or arguments.diversity is not None:
         return _in_detail(model, dataset, arguments, options)
-    metrics = evaluate(model, model, dataset, arguments.split, **options)
+    metrics = evaluate(model, dataset, arguments.split, **options)
     if arguments.json:
         print(json.dumps({"split": arguments.split, **metrics}))
     else:
@@ -132,7 +132,6 @@ def _in_detail(
     coefficients = arguments.diversity or []
     found = evaluate_in_detail(
         model,
-        model,
         dataset,
         arguments.split,
         training_counts=training_counts(dataset).numpy(),
@@ -177,9 +176,7 @@ def _against(first: Any, second: Any, arguments: Any) -> int:
     for folder in (first, second):
         model, dataset = _open(folder)
         ks, exclude_seen = tuple(arguments.k), arguments.exclude_seen
-        values.append(
-            per_user(model, model, dataset, arguments.split, ks=ks, exclude_seen=exclude_seen)
-        )
+        values.append(per_user(model, dataset, arguments.split, ks=ks, exclude_seen=exclude_seen))
     differences = compare(*values)
     users = len(next(iter(values[0].values())))
     same = all((a == b).all() for a, b in zip(values[0].values(), values[1].values(), strict=True))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
     from remi_fast.data.readers import ColumnNames
-    from remi_fast.retrieval.recommend import Recommender, Wish
+    from remi_fast.retrieval.recommend import Recommender, Request
     from remi_fast.training.run_folder import RunFolder
 
 FORMATS = (".parquet", ".csv", ".jsonl")
@@ -72,14 +72,14 @@ def run(arguments: Any) -> int:
     from remi_fast.training.run_folder import RunFolder
 
     recommender = api.load(arguments.run)
-    wish = _wish(recommender, arguments)
+    request = _request(recommender, arguments)
     if out is not None:
-        return _stream(recommender, wish, arguments, out)
+        return _stream(recommender, request, arguments, out)
     if arguments.histories is not None:
         histories = _read(Path(arguments.histories), _columns(arguments))
     else:
         histories = _sample(RunFolder.open(Path(arguments.run)), arguments.sample)
-    recommended = recommender.recommend_as(histories, wish)
+    recommended = recommender.answer(histories, request)
     _tell_of_order(arguments.histories, histories.columns)
     if arguments.json:
         print(recommended.write_ndjson(), end="")
@@ -110,14 +110,14 @@ def _check(arguments: Any) -> Path | None:
     return out
 
 
-def _wish(recommender: "Recommender", arguments: Any) -> "Wish":
+def _request(recommender: "Recommender", arguments: Any) -> "Request":
     chosen = None
     if arguments.filter is not None:
         from remi_fast.retrieval.categories import read_items
 
         chosen = read_items(Path(arguments.filter))
     try:
-        return recommender.wish(
+        return recommender.request(
             arguments.k,
             arguments.exclude_seen,
             arguments.diversity,
@@ -129,7 +129,7 @@ def _wish(recommender: "Recommender", arguments: Any) -> "Wish":
         raise error if isinstance(error, RemiFastError) else ConfigError(f"--{error}") from None
 
 
-def _stream(recommender: "Recommender", wish: "Wish", arguments: Any, out: Path) -> int:
+def _stream(recommender: "Recommender", request: "Request", arguments: Any, out: Path) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
@@ -155,7 +155,7 @@ def _stream(recommender: "Recommender", wish: "Wish", arguments: Any, out: Path)
         def on_progress(done: int, parts: int) -> None:
             progress.update(task, completed=done, total=parts)
 
-        total = streamed.write(recommender, histories, wish, on_progress)
+        total = streamed.write(recommender, histories, request, on_progress)
     _tell_of_order(arguments.histories, columns)
     print(f"{out}: {total.recommendations:,} recommendations for {total.users:,} users")
     return 0

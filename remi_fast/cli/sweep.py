@@ -3,11 +3,9 @@ deviations over the seeds and draw a picture. Repeat the command to resume it. A
 `remi-fast train` apply to every run."""
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,11 +53,11 @@ def add_arguments(parser: "ArgumentParser") -> None:
     )
 
 
-def arrange(words: list[str]) -> list[str]:
+def arrange(words: list[str], parser: "ArgumentParser") -> list[str]:
     """As for `train`."""
     from remi_fast.cli import train
 
-    return train.arrange(words)
+    return train.arrange(words, parser)
 
 
 def run(arguments: Any) -> int:
@@ -69,9 +67,6 @@ def run(arguments: Any) -> int:
 
     _check(arguments)
     config = config_from_namespace(arguments)
-    if config.train.threads == 0:  # the cores are shared by the jobs
-        threads = max(1, len(os.sched_getaffinity(0)) // arguments.jobs)
-        config = replace(config, train=replace(config.train, threads=threads))
     space = sweep.space(_lines(arguments, config))
     sweep.check(config, sweep.each_value(space), arguments.seeds)
     if arguments.optuna:
@@ -150,6 +145,8 @@ def _open(arguments: Any, config: "Config", search_jobs: int = 0) -> tuple["Swee
 
 def _follow(runs: "Runs") -> tuple[dict["Trial", dict[str, Any]], int]:
     """Print a line for each run; the results, and how many failed."""
+    from remi_fast.retrieval.metrics import SELECTION_METRIC as METRIC
+
     done, failed = {}, 0
     for trial, outcome in runs:
         if isinstance(outcome, str):
@@ -157,8 +154,8 @@ def _follow(runs: "Runs") -> tuple[dict["Trial", dict[str, Any]], int]:
             found = outcome
         else:
             done[trial] = outcome
-            test, valid = (outcome[split]["recall@50"] for split in ("test", "valid"))
-            found = f"test recall@50 {test:.4f}, valid {valid:.4f}"
+            test, valid = (outcome[split][METRIC] for split in ("test", "valid"))
+            found = f"test {METRIC} {test:.4f}, valid {valid:.4f}"
         print(f"{trial.name} seed {trial.seed}: {found}", file=sys.stderr, flush=True)
     return done, failed
 
@@ -166,6 +163,7 @@ def _follow(runs: "Runs") -> tuple[dict["Trial", dict[str, Any]], int]:
 def _report(rows: Sequence["Row"], arguments: Any, out: Path) -> None:
     """Write the tables, draw the picture, print what fits a terminal."""
     from remi_fast import files, sweep
+    from remi_fast.retrieval.metrics import SELECTION_METRIC
 
     metrics = {row.name: row.metrics() for row in rows}
     files.write_json(out / "table.json", metrics)
@@ -178,7 +176,7 @@ def _report(rows: Sequence["Row"], arguments: Any, out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    header, *lines = sweep.cells(rows, ["recall@50"])
+    header, *lines = sweep.cells(rows, [SELECTION_METRIC])
     table = Table(*header)
     for line in lines:
         table.add_row(*line)

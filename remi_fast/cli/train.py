@@ -20,8 +20,6 @@ from remi_fast.errors import ConfigError
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-FLAGS = ("--resume", "--json")  # options without a value
-
 
 def add_arguments(parser: "ArgumentParser") -> None:
     """Declare the command's arguments."""
@@ -36,37 +34,44 @@ def add_arguments(parser: "ArgumentParser") -> None:
     add_config_arguments(parser)
 
 
-def arrange(words: list[str]) -> list[str]:
+def arrange(words: list[str], parser: "ArgumentParser") -> list[str]:
     """Put --preset first and --config next, so that precedence does not depend on the order.
 
-    The demo data comes with a preset of its name.
+    The demo data comes with a preset of its name. The parser has the arguments declared, for this
+    command or one that takes its options.
     """
     presets: list[str] = []
     configs: list[str] = []
     others: list[str] = []
     waiting: list[str] | None = None
     for word in words:
-        name, _, value = word.partition("=")
+        name, equals, value = word.partition("=")
         kind = {"--preset": presets, "--config": configs}.get(name)
         if waiting is not None:
             waiting.append(word)
             waiting = None
-        elif kind is not None and value:
-            kind.append(value)
+        elif kind is not None and equals:
+            kind.append(_given(value, word))
         elif kind is not None:
             waiting = kind
         else:
             others.append(word)
     if waiting is not None:
-        raise ConfigError(f"{words[-1]}: got nothing, expected a value after it")
+        _given("", words[-1])
     if "--resume" in others:
         _check_no_settings(words)
-    elif not presets and _is_demo(others):
+    elif not presets and _is_demo(others, parser):
         presets = [DEMO]
     for config in configs:
         load_config(Path(config))  # its errors name the file
     files = [str(preset_path(preset)) for preset in presets] + configs
     return [part for file in files for part in ("--config", file)] + others
+
+
+def _given(value: str, word: str) -> str:
+    if not value:
+        raise ConfigError(f"{word}: got nothing, expected a value after it")
+    return value
 
 
 def _check_no_settings(words: list[str]) -> None:
@@ -79,10 +84,11 @@ def _check_no_settings(words: list[str]) -> None:
             )
 
 
-def _is_demo(words: list[str]) -> bool:
+def _is_demo(words: list[str], parser: "ArgumentParser") -> bool:
     """Whether DATA is the demo: not as the value of an option, such as `--out demo`."""
+    flags = {word for each in parser._actions if each.nargs == 0 for word in each.option_strings}
     return any(
-        word == DEMO and (not before.startswith("--") or "=" in before or before in FLAGS)
+        word == DEMO and (not before.startswith("--") or "=" in before or before in flags)
         for before, word in pairwise(["", *words])
     )
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from remi_fast.data.loader import Batch, Sampling, make_sampler
+from remi_fast.data.loader import MIN_HISTORY, Batch, Sampling, make_sampler
 from remi_fast.kernels.device_batches import Buffers, Sequences, draw_batch
 from remi_fast.kernels.philox import check_word
 
@@ -35,7 +35,7 @@ class DeviceBatchLoader:
         seed: int,
         device: torch.device | str,
         sampling: Sampling = "uniform",
-        min_history: int = 4,
+        min_history: int = MIN_HISTORY,
         start_step: int = 0,
         backend: str = "auto",
     ) -> None:
@@ -100,7 +100,7 @@ class DeviceBatchLoader:
         return [self.buffers() for _ in range(count)]
 
     def fill(self, first: int, count: int) -> None:
-        """Nothing: `draw` makes the batches. `UploadedBatches` has them made before."""
+        """Nothing: `draw` makes the batches."""
 
     def draw(self, step: Tensor, out: Buffers | None = None) -> Batch:
         """The batch of the step that a tensor of one int64 on the device holds; works when closed.
@@ -113,11 +113,6 @@ class DeviceBatchLoader:
         steps checks it.
         """
         return self._draw(step, self._drawn if out is None else out)
-
-    @property
-    def samples_per_epoch(self) -> int:
-        """Target positions of all eligible users."""
-        return self._sequences.num_targets
 
     @property
     def num_users(self) -> int:

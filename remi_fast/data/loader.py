@@ -29,6 +29,7 @@ from remi_fast.kernels.native import C
 from remi_fast.kernels.philox import check_word, seed_key
 
 Sampling = Literal["uniform", "epoch"]
+MIN_HISTORY = 4  # as published
 HELD: int = C.BatchRing.HELD
 
 
@@ -50,7 +51,7 @@ class BatchLoader:
     users: int32 (n,) distinct user indices; spans: int64 (n, 2), the part [start, end) of `items`
         that belongs to each. Users with fewer than min_history + 1 items are skipped.
     batch_size: B; max_history: L; seed in [0, 2^64).
-    min_history: the least number of items before a target (4 as published).
+    min_history: the least number of items before a target.
     threads: background threads, 0 = one for every two cores, at most 4. Where the consumer is ahead
         of them it makes the next batch itself.
     ring: number of batch buffers, at least 3; ring - 2 batches are made ahead.
@@ -75,7 +76,7 @@ class BatchLoader:
         max_history: int,
         seed: int,
         sampling: Sampling = "uniform",
-        min_history: int = 4,
+        min_history: int = MIN_HISTORY,
         threads: int = 0,
         start_step: int = 0,
         ring: int = 4,
@@ -126,12 +127,6 @@ class BatchLoader:
         history, length, target, user = (buffer[0] for buffer in self._allocate(1, False))
         self._sampler.fill(step, history.numpy(), length.numpy(), target.numpy(), user.numpy())
         return Batch(step, history, length, target, user)
-
-    @property
-    def samples_per_epoch(self) -> int:
-        """Target positions of all eligible users."""
-        samples: int = self._sampler.num_targets
-        return samples
 
     @property
     def num_users(self) -> int:

@@ -61,10 +61,14 @@ class PrepareSettings:
                 raise ConfigError(f"{name}: got {getattr(self, name)!r}, expected a name or None")
         for name in ("min_item", "min_user"):
             count = getattr(self, name)
-            if not isinstance(count, int) or count < 1:
+            if not _is_whole(count) or count < 1:
                 raise ConfigError(f"{name}: got {count!r}, expected a whole number, at least 1")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**64:
+        if not _is_whole(self.seed) or not 0 <= self.seed < 2**64:
             raise ConfigError(f"seed: got {self.seed!r}, expected a whole number, 0 <= seed < 2^64")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)

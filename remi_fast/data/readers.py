@@ -21,13 +21,13 @@ import polars as pl
 from remi_fast.data.bounded_gzip import BoundedGzip
 from remi_fast.data.dataset import MANIFEST
 from remi_fast.data.text_files import (
+    POLARS_ERRORS,
     SEPARATORS,
     Part,
     diagnose,
-    not_utf8,
     open_text,
+    reading,
     sample,
-    unreadable,
     value_of,
     where,
 )
@@ -35,7 +35,6 @@ from remi_fast.errors import DataError, listed, nearest, shown
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".inter", ".jsonl", ".jsonl.gz")
 PARTS = ("train", "valid", "test")
-_POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
 # Usual names, lower case and without "_", "-" or space; the second group counts only when no
 # column matches the first, so that user_id beside session_id is not ambiguous.
@@ -64,6 +63,11 @@ class ColumnNames:
     user: str | None = None
     item: str | None = None
     time: str | None = None
+
+    def renamed(self) -> dict[str, str]:
+        """Those that there are, and what they are called from there on."""
+        pairs = ((self.user, "user_id"), (self.item, "item_id"), (self.time, "timestamp"))
+        return {old: new for old, new in pairs if old is not None}
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ def _header(path: Path, suffix: str) -> list[str]:
     """The column names as the file has them."""
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty, expected interactions")
-    try:
+    with reading(path):
         if suffix == ".parquet":
             return pl.scan_parquet(path).collect_schema().names()
         with open_text(path) as file:
@@ -156,10 +160,6 @@ def _header(path: Path, suffix: str) -> list[str]:
                 raise DataError(f"{path}: lines end with CR alone, expected LF or CRLF")
             file.seek(0)
             return next(csv.reader(file, delimiter=SEPARATORS[suffix]), [])
-    except UnicodeDecodeError:
-        raise not_utf8(path) from None
-    except (*_POLARS_ERRORS, EOFError, csv.Error) as error:
-        raise unreadable(path, error) from None
 
 
 def _choose(path: Path, header: list[str], names: ColumnNames) -> ColumnNames:
@@ -202,8 +202,7 @@ def _choose(path: Path, header: list[str], names: ColumnNames) -> ColumnNames:
 
 def _read_file(path: Path, suffix: str, columns: ColumnNames) -> pl.DataFrame:
     """user_id, item_id and, if there is one, timestamp; text formats give String columns."""
-    pairs = ((columns.user, "user_id"), (columns.item, "item_id"), (columns.time, "timestamp"))
-    source = {old: new for old, new in pairs if old is not None}
+    source = columns.renamed()
     select = [pl.col(old).alias(new) for old, new in source.items()]
     try:
         if suffix == ".parquet":
@@ -214,7 +213,7 @@ def _read_file(path: Path, suffix: str, columns: ColumnNames) -> pl.DataFrame:
         _check_json_values(path, source)
         schema = dict.fromkeys(source, pl.String)
         return pl.scan_ndjson(_without_mark(path), schema=schema).select(select).collect()
-    except _POLARS_ERRORS as error:
+    except POLARS_ERRORS as error:
         raise diagnose(path, suffix, error) from None
 
 
@@ -268,11 +267,8 @@ def _read_presplit(folder: Path) -> Interactions:
 def _read_headerless(path: Path) -> pl.DataFrame:
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty, expected interactions")
-    try:
-        with open_text(path) as file:
-            fields = next(csv.reader(file), [])
-    except UnicodeDecodeError:
-        raise not_utf8(path) from None
+    with reading(path), open_text(path) as file:
+        fields = next(csv.reader(file), [])
     names = {
         3: ["user_id", "item_id", "timestamp"],
         4: ["user_id", "item_id", "index", "timestamp"],
@@ -284,7 +280,7 @@ def _read_headerless(path: Path) -> pl.DataFrame:
     schema = dict.fromkeys(names[len(fields)], pl.String)
     try:
         return pl.read_csv(path, has_header=False, schema=schema)
-    except _POLARS_ERRORS as error:
+    except POLARS_ERRORS as error:
         raise diagnose(path, ".txt", error) from None
 
 

@@ -11,11 +11,9 @@ from pathlib import Path
 import polars as pl
 
 from remi_fast.data import readers
-from remi_fast.data.text_files import SEPARATORS
+from remi_fast.data.text_files import POLARS_ERRORS, SEPARATORS
 
 PIECE = 16 << 20  # bytes of text at a time
-
-_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
 
 def scan(path: Path, names: readers.ColumnNames, scratch: Path) -> pl.LazyFrame:
@@ -35,9 +33,8 @@ def _scan_as_it_is(path: Path, names: readers.ColumnNames, scratch: Path) -> pl.
     suffix = path.suffix.lower()
     if suffix not in (".parquet", *SEPARATORS) or not path.is_file():
         return None
-    columns = readers.choose_columns(path, names)
-    pairs = ((columns.user, "user_id"), (columns.item, "item_id"), (columns.time, "timestamp"))
-    select = [pl.col(old).alias(new) for old, new in pairs if old is not None]
+    columns = readers.choose_columns(path, names).renamed()
+    select = [pl.col(old).alias(new) for old, new in columns.items()]
     try:
         if suffix == ".parquet":
             table = pl.scan_parquet(path, glob=False).select(select)
@@ -49,7 +46,7 @@ def _scan_as_it_is(path: Path, names: readers.ColumnNames, scratch: Path) -> pl.
             written.append(scratch / f"histories-{len(written):06}.parquet")
             stripped.write_parquet(written[-1])
         return _typed(pl.scan_parquet(written, glob=False)) if written else None
-    except _ERRORS:
+    except POLARS_ERRORS:
         return None
 
 

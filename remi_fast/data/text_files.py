@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,6 +16,7 @@ from remi_fast.data.bounded_gzip import BoundedGzip
 from remi_fast.errors import DataError, shown
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".txt": ","}
+POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 _JSON_SAMPLE = 100  # lines whose keys make the column names of a .jsonl file
 
 
@@ -32,6 +34,17 @@ def open_text(path: Path) -> TextIO:
     if path.name.lower().endswith(".gz"):
         return io.TextIOWrapper(BoundedGzip(path), encoding="utf-8-sig", newline="")
     return open(path, encoding="utf-8-sig", newline="")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what may go wrong in the block, which reads the head of a file, into a DataError."""
+    try:
+        yield
+    except UnicodeDecodeError:
+        raise not_utf8(path) from None
+    except (*POLARS_ERRORS, EOFError, csv.Error) as error:
+        raise unreadable(path, error) from None
 
 
 def sample(path: Path, file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -96,10 +109,10 @@ def diagnose(path: Path, suffix: str, error: BaseException) -> DataError:
     if suffix == ".parquet":
         return unreadable(path, error)
     line, width = 0, None
-    if suffix in SEPARATORS:
-        with open_text(path) as file:
-            width = len(next(csv.reader(file, delimiter=SEPARATORS[suffix])))
     try:
+        if suffix in SEPARATORS:
+            with open_text(path) as file:
+                width = len(next(csv.reader(file, delimiter=SEPARATORS[suffix])))
         for line, fields in _records(path, suffix, strict=True):  # noqa: B007
             if width is None:
                 json_object(path, line, fields[0])

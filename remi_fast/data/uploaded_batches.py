@@ -10,7 +10,7 @@ from remi_fast.kernels.device_batches import Buffers
 
 
 class UploadedBatches:
-    """What `DeviceBatchLoader` offers to steps of the device, with batches that the host makes.
+    """The `DeviceBatches` of a DeviceStep, made by the host.
 
     Two parts of pinned memory take turns, so that the host fills one while the other is copied.
     """

@@ -21,7 +21,7 @@ from remi_fast.retrieval.faiss_index import build, load_faiss
 from remi_fast.training.run_folder import RunFolder
 from remi_fast.training.trainer import load_model, set_threads
 
-NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "faiss": ("faiss",)}  # to be written
+NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime")}  # to be written; of faiss, `load_faiss`
 DEFAULT_FACTORY = "Flat"  # of the faiss index: exact
 
 
@@ -90,11 +90,9 @@ def _described(config: ModelConfig, model: MultiInterestModel) -> dict[str, Any]
 
 def _versions(formats: Sequence[str]) -> dict[str, str]:
     modules = [module for name in formats for module in NEEDS.get(name, ())]
-    packages = {"faiss": "faiss-cpu"}
-    return {
-        module: version(packages.get(module, module))
-        for module in ["remi-fast", "torch", "numpy", "polars", *modules]
-    }
+    packages = ["remi-fast", "torch", "numpy", "polars", *modules]
+    faiss = {"faiss": load_faiss().__version__} if "faiss" in formats else {}
+    return {package: version(package) for package in packages} | faiss
 
 
 def _write_items(

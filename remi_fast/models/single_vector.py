@@ -37,7 +37,7 @@ class GRUExtractor(Extractor):
     Xavier's normal initialisation, of the item table too; the linear layer's bias starts at 0.
     """
 
-    DROPOUT = 0.2
+    DROPOUT_RATE = 0.2
 
     def __init__(self, dim: int, *, seed: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -68,8 +68,8 @@ class GRUExtractor(Extractor):
         """0 where an input is dropped, else 1 / (1 - rate); eight 16-bit numbers a block."""
         blocks = np.arange(-(-history.numel() // 8))
         words = random_words(blocks, step, DROPOUT, self.seed).view(np.uint16).reshape(-1)
-        kept = words[: history.numel()] >= round(self.DROPOUT * 2**16)
-        return torch.from_numpy(kept).view(history.shape).to(history) / (1 - self.DROPOUT)
+        kept = words[: history.numel()] >= round(self.DROPOUT_RATE * 2**16)
+        return torch.from_numpy(kept).view(history.shape).to(history) / (1 - self.DROPOUT_RATE)
 
 
 class PopularityExtractor(Extractor):

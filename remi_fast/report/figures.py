@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from remi_fast.report.probe import COLLAPSED, MAP_ITEMS, MAP_OTHERS, RETRIEVED, Probe
 from remi_fast.report.runs import Points, Run
 from remi_fast.report.style import COLORS, DASHES, OTHERS, SEQUENTIAL, styled
+from remi_fast.retrieval.metrics import SELECTION_METRIC
 from remi_fast.training import diagnostics
 
 MOST_POINTS = 400  # of a line; more are averaged
@@ -34,7 +35,7 @@ def draw(runs: Sequence[Run], probes: Sequence[Probe]) -> list[Picture]:
     """Every figure that the runs have data for."""
     with styled():
         pictures = [
-            *(_curves(runs, *curve) for curve in CURVES),
+            *(_curve(runs, curve) for curve in CURVES),
             _throughput(runs),
             _usage(runs, probes),
             _largest(runs, probes),
@@ -45,88 +46,90 @@ def draw(runs: Sequence[Run], probes: Sequence[Probe]) -> list[Picture]:
     return sorted(drawn, key=lambda picture: SECTIONS.index(picture.section))
 
 
-# name, section, log, key, title, unit, caption
+class Curve(NamedTuple):
+    """A figure of what the runs have logged."""
+
+    name: str
+    section: str
+    log: str  # and key: of `Run.points`
+    key: str
+    title: str
+    unit: str
+    caption: str
+
+
 CURVES = [
-    (
-        "loss",
-        "Training",
-        "train",
-        "loss",
-        "Training loss",
-        "loss (nats a sample)",
-        "Mean of 100 steps, the routing regularizer included. The losses of other beta, lambda, "
-        "samplers or numbers of negatives are on other scales.",
+    Curve(
+        name="loss",
+        section="Training",
+        log="train",
+        key="loss",
+        title="Training loss",
+        unit="loss (nats a sample)",
+        caption="Mean of 100 steps, the routing regularizer included. The losses of other beta, "
+        "lambda, samplers or numbers of negatives are on other scales.",
     ),
-    (
-        "recall",
-        "Training",
-        "valid",
-        "recall@50",
-        "Validation recall",
-        "recall@50 (share of held-out items)",
-        "Dot: the best validation.",
+    Curve(
+        name="recall",
+        section="Training",
+        log="valid",
+        key=SELECTION_METRIC,
+        title="Validation recall",
+        unit=f"{SELECTION_METRIC} (share of held-out items)",
+        caption="Dot: the best validation.",
     ),
-    (
-        "effective-negatives",
-        "Negatives",
-        "diagnostics",
-        "effective_negatives",
-        "Effective negatives",
-        "effective negatives (share of N)",
-        "exp(entropy) of the importance weights softmax(beta s): 1 weighs all negatives alike, as "
-        "with beta 0; near 0, few hard ones decide.",
+    Curve(
+        name="effective-negatives",
+        section="Negatives",
+        log="diagnostics",
+        key="effective_negatives",
+        title="Effective negatives",
+        unit="effective negatives (share of N)",
+        caption="exp(entropy) of the importance weights softmax(beta s): 1 weighs all negatives "
+        "alike, as with beta 0; near 0, few hard ones decide.",
     ),
-    (
-        "hardness",
-        "Negatives",
-        "diagnostics",
-        "hardness",
-        "Hardness",
-        "hardness (standard deviations)",
-        "How far the weights lift the mean score of the negatives, in standard deviations of the "
-        "scores.",
+    Curve(
+        name="hardness",
+        section="Negatives",
+        log="diagnostics",
+        key="hardness",
+        title="Hardness",
+        unit="hardness (standard deviations)",
+        caption="How far the weights lift the mean score of the negatives, in standard deviations "
+        "of the scores.",
     ),
-    (
-        "interests-used",
-        "Interests",
-        "diagnostics",
-        "interests_used",
-        "Interests in use",
-        "interests in use (of K)",
-        "exp(entropy) of how often each interest is the nearest to the target.",
+    Curve(
+        name="interests-used",
+        section="Interests",
+        log="diagnostics",
+        key="interests_used",
+        title="Interests in use",
+        unit="interests in use (of K)",
+        caption="exp(entropy) of how often each interest is the nearest to the target.",
     ),
-    (
-        "largest-routing-weight",
-        "Routing",
-        "diagnostics",
-        "largest_routing_weight",
-        "Largest routing weight, in training",
-        "mean largest routing weight",
-        "Near 1, interests have collapsed onto one item each.",
+    Curve(
+        name="largest-routing-weight",
+        section="Routing",
+        log="diagnostics",
+        key="largest_routing_weight",
+        title="Largest routing weight, in training",
+        unit="mean largest routing weight",
+        caption="Near 1, interests have collapsed onto one item each.",
     ),
 ]
 
 
-def _curves(
-    runs: Sequence[Run],
-    name: str,
-    section: str,
-    log: str,
-    key: str,
-    title: str,
-    unit: str,
-    caption: str,
-) -> Picture | None:
-    points = [run.points(log, key) for run in runs]
-    found = _lines(runs, points, title, unit)
+def _curve(runs: Sequence[Run], curve: Curve) -> Picture | None:
+    points = [run.points(curve.log, curve.key) for run in runs]
+    found = _lines(runs, points, curve.title, curve.unit)
     if found is None:
         return None
     figure, axes = found
     for i, (run, (steps, values)) in enumerate(zip(runs, points, strict=True)):
-        if key == "recall@50" and run.best[0] in steps:
+        if curve.key == SELECTION_METRIC and run.best[0] in steps:
             best = steps.index(run.best[0])
             axes.plot(steps[best], values[best], "o", color=COLORS[i])
-    return Picture(name, section, caption, figure)
+    return Picture(curve.name, curve.section, curve.caption, figure)
 
 
 def _throughput(runs: Sequence[Run]) -> Picture | None:

@@ -13,7 +13,7 @@ from remi_fast.errors import DataError
 from remi_fast.kernels.reference import select_interest
 from remi_fast.models.recommender import MultiInterestModel
 from remi_fast.report.runs import Run, printable
-from remi_fast.retrieval.histories import last_items
+from remi_fast.retrieval.histories import even_sample, last_items
 from remi_fast.retrieval.search import search
 from remi_fast.training import diagnostics
 from remi_fast.training.trainer import load_model, set_threads
@@ -57,8 +57,7 @@ class Probe:
         """exp(entropy of the usage): 1 to K, as at each validation."""
         if self.usage is None:
             return None
-        share = self.usage[self.usage > 0]
-        return float(np.exp(-(share * np.log(share)).sum()))
+        return float(diagnostics.interests_used(torch.from_numpy(self.usage)))
 
 
 @torch.no_grad()
@@ -80,12 +79,12 @@ def probe(run: Run, max_history: int) -> Probe:
     set_threads(config.train.threads)
     model = load_model(run.folder, config, dataset.num_items)
     spans = dataset.eval_split("valid").spans
-    chosen = np.unique(np.linspace(0, len(spans) - 1, diagnostics.USERS).round().astype(np.int64))
+    chosen = even_sample(len(spans), diagnostics.USERS)
     interests, routing, length = _extract(model, dataset, chosen)
     if routing is None:
         return Probe(note=f"{config.model.name} has one vector a user: {NOTHING}.")
     found = Probe(
-        largest=_shares(routing)[length > 1].amax(2).flatten().double().numpy(),
+        largest=diagnostics.routing_shares(routing)[length > 1].amax(2).flatten().double().numpy(),
         routing=_sample_routing(model, dataset, sample_users(dataset, max_history)),
     )
     if interests.shape[1] == 1:
@@ -100,7 +99,7 @@ def sample_users(dataset: Dataset, max_history: int) -> Ints:
     length = np.minimum(cut - start, max_history)
     order = np.argsort(-length, kind="stable")
     longest = np.sort(order[: max(SAMPLE_USERS, int((length == length.max()).sum()))])
-    return longest[np.unique(np.linspace(0, len(longest) - 1, SAMPLE_USERS).round().astype(int))]
+    return longest[even_sample(len(longest), SAMPLE_USERS)]
 
 
 def _extract(
@@ -114,26 +113,21 @@ def _extract(
     return interests, routing, length
 
 
-def _shares(routing: Tensor) -> Tensor:
-    """Weights of every interest that sum to 1; those of capsules do not."""
-    return routing / routing.sum(dim=2, keepdim=True).clamp_min(1e-12)
-
-
 def _usage(model: MultiInterestModel, dataset: Dataset, chosen: Ints, interests: Tensor) -> Floats:
     cut = dataset.eval_split("valid").spans[chosen, 1]
     target = model.table(torch.from_numpy(dataset.items[cut].astype(np.int64)))
-    won = select_interest(interests, target)[1].numpy()
-    return np.bincount(won, minlength=interests.shape[1]) / len(won)
+    _, won = select_interest(interests, target)
+    return diagnostics.interest_shares(won, interests.shape[1]).double().numpy()
 
 
 def _sample_routing(model: MultiInterestModel, dataset: Dataset, sample: Ints) -> dict[str, Floats]:
     _, routing, length = _extract(model, dataset, sample)
     assert routing is not None
     users = dataset.eval_split("valid").users[sample]
-    ids = dataset.user_table["user_id"]
+    ids, shares = dataset.user_table["user_id"], diagnostics.routing_shares(routing)
     return {
         printable(str(ids[int(user)])): weights[:, :most].double().numpy()
-        for user, weights, most in zip(users, _shares(routing), length.tolist(), strict=True)
+        for user, weights, most in zip(users, shares, length.tolist(), strict=True)
     }
 
 
@@ -147,17 +141,11 @@ def _item_map(model: MultiInterestModel, interests: Tensor) -> ItemMap:
     interest = torch.where(counts.sum(1) > 0, counts.argmax(1), -1).numpy()
     retrieved = np.flatnonzero(interest >= 0)
     others = np.flatnonzero(interest < 0)[1:]  # without the padding row
-    items = np.concatenate([_even(retrieved, MAP_ITEMS), _even(others, MAP_OTHERS)])
+    sizes = (retrieved, MAP_ITEMS), (others, MAP_OTHERS)
+    items = np.concatenate([ids[even_sample(len(ids), most)] for ids, most in sizes])
     vectors = model.read(torch.from_numpy(items)).double().numpy()
     points, explained = principal_components(vectors)
     return ItemMap(points, interest[items], explained)
-
-
-def _even(values: Ints, most: int) -> Ints:
-    """An even sample."""
-    if len(values) <= most:
-        return values
-    return values[np.linspace(0, len(values) - 1, most).round().astype(int)]
 
 
 def principal_components(vectors: Floats) -> tuple[Floats, Floats]:

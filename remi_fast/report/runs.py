@@ -12,8 +12,8 @@ from typing import Any
 from remi_fast import files
 from remi_fast.config import Config, as_dict
 from remi_fast.errors import ConfigError, CorruptFileError, shown
+from remi_fast.retrieval.metrics import SELECTION_METRIC
 from remi_fast.training.run_folder import RunFolder
-from remi_fast.training.trainer import SELECTION_METRIC
 
 MOST = 8  # runs that can be told apart by their colours
 

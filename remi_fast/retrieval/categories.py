@@ -124,12 +124,12 @@ def default_clusters(num_items: int) -> int:
     return min(max(1, round((num_items - 1) ** 0.5)), MAX_CLUSTERS)
 
 
-def cluster(items: ItemVectors, num_clusters: int | None = None, seed: int = 0) -> Categories:
+def cluster(items: ItemVectors, num_clusters: int | None = None) -> Categories:
     """k-means clusters (Lloyd) of the directions of the item vectors, for data without categories.
 
-    Centres begin at distinct items and are fitted to at most 100,000 of them, both chosen by the
-    permutation of `seed`: the same vectors give the same clusters. A centre that loses all its
-    items stays where it is.
+    Centres begin at distinct items and are fitted to at most 100,000 of them, both chosen by one
+    permutation: the same vectors give the same clusters. A centre that loses all its items stays
+    where it is.
 
     num_clusters: 1 to the number of items, else ValueError; `default_clusters` if None.
     Returns (I,) int64 from 0; -1 for the padding row 0.
@@ -139,7 +139,7 @@ def cluster(items: ItemVectors, num_clusters: int | None = None, seed: int = 0) 
     if not 1 <= num_clusters <= count:
         raise ValueError(f"num_clusters: got {num_clusters}, expected 1 to the {count} items")
     size = min(count, MAX_SAMPLE)
-    chosen = permute(np.arange(size), count, seed=seed, step=0) + 1
+    chosen = permute(np.arange(size), count, seed=0, step=0) + 1
     sample = _gather(items, chosen)
     centres = sample[:num_clusters].clone()
     for _ in range(ITERATIONS):

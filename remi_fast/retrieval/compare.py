@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from remi_fast.errors import DataError
-from remi_fast.kernels.native import C
-from remi_fast.kernels.philox import RESAMPLING
+from remi_fast.kernels.philox import RESAMPLING, random_words
 from remi_fast.retrieval.metrics import Floats
 
 RESAMPLES = 10_000
@@ -78,7 +77,7 @@ def _resampled_means(values: Floats, resamples: int, seed: int) -> Floats:
     index = np.arange(-(-users // 4))
     means = np.empty((resamples, values.shape[1]))
     for resample in range(resamples):
-        words = C.random_words(index, resample, RESAMPLING, seed).reshape(-1)[:users]
+        words = random_words(index, resample, RESAMPLING, seed).reshape(-1)[:users]
         # In [0, n), each as likely as another but for n / 2^32.
         drawn = (words.astype(np.uint64) * np.uint64(users)) >> np.uint64(32)
         counts = np.bincount(drawn.astype(np.int64), minlength=users).astype(np.float64)

@@ -11,7 +11,7 @@ import torch
 from remi_fast.data.dataset import Dataset
 from remi_fast.retrieval.categories import Categories
 from remi_fast.retrieval.diversity import check_coefficient, diversify
-from remi_fast.retrieval.evaluate import DEFAULT_KS, Block, UserEncoder, blocks, held_out_users
+from remi_fast.retrieval.evaluate import DEFAULT_KS, Block, RetrievalModel, blocks, held_out_users
 from remi_fast.retrieval.metrics import (
     Floats,
     Ints,
@@ -20,15 +20,13 @@ from remi_fast.retrieval.metrics import (
     ranking_metrics,
     self_information,
 )
-from remi_fast.retrieval.search import ItemVectors
 
 Masks = npt.NDArray[np.bool_]
 HistoryGroups = Callable[[Ints], Iterator[tuple[str, Masks]]]
 
 
 def per_user(
-    encoder: UserEncoder,
-    items: ItemVectors,
+    model: RetrievalModel,
     dataset: Dataset,
     split: str,
     *,
@@ -41,7 +39,7 @@ def per_user(
     """
     parts = [
         ranking_metrics(block.found.ids.numpy(), block.targets, block.offsets, ks)
-        for block in blocks(encoder, items, dataset, split, max(ks), exclude_seen=exclude_seen)
+        for block in blocks(model, dataset, split, max(ks), exclude_seen=exclude_seen)
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -66,8 +64,7 @@ class Means:
 
 
 def evaluate_in_detail(
-    encoder: UserEncoder,
-    items: ItemVectors,
+    model: RetrievalModel,
     dataset: Dataset,
     split: str,
     *,
@@ -80,7 +77,7 @@ def evaluate_in_detail(
     """The metrics of `evaluate`, and more; see docs/evaluation.md for the formulas.
 
     Args:
-        encoder, items, dataset, split, ks, exclude_seen: as in `evaluate`.
+        model, dataset, split, ks, exclude_seen: as in `evaluate`.
         training_counts: (I,), how often each item occurs in training.
         categories: (I,) int64 of the items, for diversity.
         coefficients: of diversity, each 0 to 1e30; needs categories.
@@ -93,39 +90,26 @@ def evaluate_in_detail(
     Raises:
         ValueError: a coefficient out of range, or without categories. DataError: no users.
     """
-    for value in coefficients:
-        check_coefficient(value)
-    if coefficients and categories is None:
-        raise ValueError("categories: got None, expected (I,) where there are coefficients")
+    sweep = _DiversitySweep(coefficients, categories, ks)
     counts = np.asarray(training_counts)
-    plain, lists = Means(), ListCounts(ks, items.num_items)
+    plain, lists = Means(), ListCounts(ks, model.num_items)
     groups = _Groups(history_groups(dataset, split), popularity_groups(counts), ks)
-    sweep = [(coefficient, Means()) for coefficient in coefficients]
-    for block in blocks(
-        encoder,
-        items,
-        dataset,
-        split,
-        max(ks),
-        exclude_seen=exclude_seen,
-        per_interest=bool(coefficients),
-    ):
+    options = {"exclude_seen": exclude_seen, "per_interest": bool(coefficients)}
+    for block in blocks(model, dataset, split, max(ks), **options):
         ranked = block.found.ids[:, : max(ks)].numpy()
         values = ranking_metrics(ranked, block.targets, block.offsets, ks)
         lists.add(ranked)
         groups.add(block, ranked, values)
-        if categories is None:
-            plain.add(values)
-            continue
-        plain.add(values | diversity(categories, ranked, ks))
-        for coefficient, means in sweep:
-            means.add(_diversified(block, categories, ks, coefficient))
+        if categories is not None:
+            values |= diversity(categories, ranked, ks)
+        plain.add(values)
+        sweep.add(block)
     metrics = plain.metrics()
     users = metrics.pop("users")
     return {
         "metrics": metrics | lists.metrics(self_information(counts)) | {"users": users},
         "groups": groups.metrics(),
-        "diversity": [{"coefficient": value, **means.metrics()} for value, means in sweep],
+        "diversity": sweep.metrics(),
     }
 
 
@@ -195,6 +179,30 @@ def _of_targets(
     number = np.bincount(owner, minlength=len(ranked))
     offsets = np.concatenate([[0], np.cumsum(number[number > 0])])
     return ranking_metrics(ranked[number > 0], block.targets[wanted], offsets, ks)
+
+
+class _DiversitySweep:
+    """Means over the users at each coefficient of diversity."""
+
+    def __init__(
+        self, coefficients: Sequence[float], categories: Categories | None, ks: tuple[int, ...]
+    ) -> None:
+        for value in coefficients:
+            check_coefficient(value)
+        if coefficients and categories is None:
+            raise ValueError("categories: got None, expected (I,) where there are coefficients")
+        self.categories, self.ks = categories, ks
+        self.means = [(coefficient, Means()) for coefficient in coefficients]
+
+    def add(self, block: Block) -> None:
+        """Users with their candidates."""
+        for coefficient, means in self.means:
+            assert self.categories is not None
+            means.add(_diversified(block, self.categories, self.ks, coefficient))
+
+    def metrics(self) -> list[dict[str, float]]:
+        """For each coefficient, in order."""
+        return [{"coefficient": value, **means.metrics()} for value, means in self.means]
 
 
 def _diversified(

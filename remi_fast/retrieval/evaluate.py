@@ -12,7 +12,7 @@ from remi_fast.data.dataset import Dataset, EvalSplit
 from remi_fast.errors import DataError
 from remi_fast.kernels.interest_search import TopK
 from remi_fast.retrieval.diversity import candidates_for
-from remi_fast.retrieval.histories import last_items, padded, user_blocks
+from remi_fast.retrieval.histories import even_sample, last_items, padded, user_blocks
 from remi_fast.retrieval.metrics import Ints, ranking_metrics
 from remi_fast.retrieval.search import ItemVectors, search
 
@@ -20,8 +20,8 @@ DEFAULT_KS = (20, 50)
 USERS_AT_ONCE = 1024
 
 
-class UserEncoder(Protocol):
-    """What turns histories into interests."""
+class RetrievalModel(ItemVectors, Protocol):
+    """Item vectors, and the interests of users to find them by."""
 
     max_history: int
 
@@ -50,8 +50,7 @@ def held_out_users(dataset: Dataset, split: str) -> EvalSplit:
 
 
 def evaluate(
-    encoder: UserEncoder,
-    items: ItemVectors,
+    model: RetrievalModel,
     dataset: Dataset,
     split: str,
     *,
@@ -62,7 +61,7 @@ def evaluate(
     """Mean recall, hit_rate and ndcg at each k, and the number of "users" they are means over.
 
     Args:
-        encoder, items: the model, twice.
+        model: such as a MultiInterestModel.
         dataset, split: whose users, "valid" or "test".
         ks: cut-offs; one above the number of items counts all of them.
         max_users: evaluate an evenly spaced sample of the users only.
@@ -74,7 +73,7 @@ def evaluate(
     sums: dict[str, float] = {}
     users = 0
     for block in blocks(
-        encoder, items, dataset, split, max(ks), max_users=max_users, exclude_seen=exclude_seen
+        model, dataset, split, max(ks), max_users=max_users, exclude_seen=exclude_seen
     ):
         ranked = block.found.ids.numpy()
         users += len(ranked)
@@ -84,8 +83,7 @@ def evaluate(
 
 
 def blocks(
-    encoder: UserEncoder,
-    items: ItemVectors,
+    model: RetrievalModel,
     dataset: Dataset,
     split: str,
     k: int,
@@ -100,18 +98,16 @@ def blocks(
     Other arguments and errors as in `evaluate`.
     """
     held_out = held_out_users(dataset, split)
-    chosen = np.arange(len(held_out))
-    if max_users is not None and max_users < len(chosen):
-        chosen = np.linspace(0, len(chosen) - 1, max_users).round().astype(np.int64)
-    every = held_out.spans[chosen]
+    most = len(held_out) if max_users is None else max_users
+    every = held_out.spans[even_sample(len(held_out), most)]
     for block in user_blocks(every[:, 0], every[:, 1], USERS_AT_ONCE):
         spans = every[block]
         start, cut, end = spans.T
-        history, length = last_items(dataset.items, start, cut, encoder.max_history)
-        interests = encoder.interests(torch.from_numpy(history), torch.from_numpy(length))
+        history, length = last_items(dataset.items, start, cut, model.max_history)
+        interests = model.interests(torch.from_numpy(history), torch.from_numpy(length))
         seen = torch.from_numpy(padded(dataset.items, start, cut)) if exclude_seen else None
-        most = candidates_for(k, interests.shape[1] if per_interest else 1, items.num_items)
-        found = search(interests, items, most, seen)
+        size = candidates_for(k, interests.shape[1] if per_interest else 1, model.num_items)
+        found = search(interests, model, size, seen)
         offsets = np.concatenate([[0], np.cumsum(end - cut)])
         position = np.arange(offsets[-1]) + np.repeat(cut - offsets[:-1], end - cut)
         yield Block(spans, found, dataset.items[position].astype(np.int64), offsets)

@@ -6,6 +6,14 @@ import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
+ITEMS_AT_ONCE = 1 << 24  # of whole histories: 128 MiB
+
+
+def even_sample(count: int, most: int) -> Ints:
+    """`most` of the positions 0..count-1, evenly spaced, both ends among them; all if no more."""
+    if count <= most:
+        return np.arange(count)
+    return np.linspace(0, count - 1, most).round().astype(np.int64)
 
 
 def last_items(
@@ -27,13 +35,13 @@ def padded(items: npt.NDArray[np.integer], start: Ints, end: Ints) -> Ints:
     return last_items(items, start, end, int((end - start).max(initial=1)))[0]
 
 
-def user_blocks(start: Ints, end: Ints, most: int, values: int = 1 << 24) -> Iterator[slice]:
+def user_blocks(start: Ints, end: Ints, most: int) -> Iterator[slice]:
     """Users in order, at most so many at a time, and fewer where their `padded` histories, as the
-    longest of them has it, would be more than `values` (128 MiB). start and end (n,)."""
+    longest of them has it, would be more than ITEMS_AT_ONCE. start and end (n,)."""
     first = 0
     while first < len(start):
         size = most
-        while size > 1 and size * int((end - start)[first : first + size].max()) > values:
+        while size > 1 and size * int((end - start)[first : first + size].max()) > ITEMS_AT_ONCE:
             size //= 2
         yield slice(first, first + size)
         first += size

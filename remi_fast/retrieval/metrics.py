@@ -5,6 +5,7 @@ import numpy as np
 import numpy.typing as npt
 
 NAMES = ("recall", "hit_rate", "ndcg")
+SELECTION_METRIC = "recall@50"  # of the validation: decides on the best checkpoint, as published
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

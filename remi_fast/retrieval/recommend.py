@@ -17,7 +17,7 @@ from remi_fast.retrieval import categories as item_categories
 from remi_fast.retrieval.diversity import candidates_for, check_coefficient, diversify
 from remi_fast.retrieval.evaluate import USERS_AT_ONCE
 from remi_fast.retrieval.histories import last_items, padded, user_blocks
-from remi_fast.retrieval.search import Chosen, ItemVectors, search
+from remi_fast.retrieval.search import ItemVectors, Subset, search
 
 if TYPE_CHECKING:
     import polars as pl
@@ -29,24 +29,24 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Wish:
+class Request:
     """What is asked for each user, checked."""
 
     k: int
     exclude_seen: bool
     diversity: float
-    items: ItemVectors  # the catalogue, or a choice of it
+    items: ItemVectors  # the catalogue, or a subset of it
     engine: str  # "exact", or a factory string of faiss
     categories: Tensor | None  # (I,) int64, where diversity is asked for
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownItems:
     """What histories have of the model's items."""
 
     frame: "pl.DataFrame"  # user_id and index of the known items, in order of time
     ignored: int  # interactions with unknown items
-    lost: int  # users of whom nothing is known
+    users_without_items: int  # none of theirs is known
 
 
 class Recommender:
@@ -104,18 +104,18 @@ class Recommender:
             be used. DataError: a column is missing, of a type that fits no id or time, or has nulls
             (item_id may: such an item is an unknown one); or no item of any user is known.
         """
-        wish = self.wish(k, exclude_seen, diversity, filter, categories, engine)
-        return self.recommend_as(histories, wish)
+        request = self.request(k, exclude_seen, diversity, filter, categories, engine)
+        return self.answer(histories, request)
 
-    def recommend_as(self, histories: "pl.DataFrame", wish: Wish) -> "pl.DataFrame":
+    def answer(self, histories: "pl.DataFrame", request: Request) -> "pl.DataFrame":
         """`recommend`, its other arguments checked already."""
         check_histories(histories)
-        known = self.known(histories)
+        known = self.known_items(histories)
         self.check_known(histories, known)
-        report_unknown(known.ignored, histories.height, known.lost)
-        return self.grant(known, wish)
+        report_unknown(known.ignored, histories.height, known.users_without_items)
+        return self.answer_known(known, request)
 
-    def wish(
+    def request(
         self,
         k: int,
         exclude_seen: bool = False,
@@ -123,7 +123,7 @@ class Recommender:
         filter: "Iterable[int | str] | pl.Series | None" = None,
         categories: "str | Path | pl.DataFrame | None" = None,
         engine: str = AUTO,
-    ) -> Wish:
+    ) -> Request:
         """The arguments of `recommend`, checked; raises as it does."""
         if isinstance(k, bool) or not isinstance(k, int):
             raise TypeError(f"k: got {k!r}, expected a whole number")
@@ -134,7 +134,7 @@ class Recommender:
         check_coefficient(diversity)
         if categories is not None and diversity == 0:
             raise ValueError("categories: got some, expected a diversity above 0 with them")
-        items = self.model if filter is None else Chosen(self.model, self._indices(filter))
+        items = self.model if filter is None else Subset(self.model, self._indices(filter))
         if engine == AUTO:
             engine = EXACT
             if filter is None and self.item_table.height > APPROXIMATE_FROM:
@@ -148,7 +148,7 @@ class Recommender:
 
             self._indexes[engine] = FaissSearch(self.model, engine)
         labels = self._categories(categories) if diversity > 0 else None
-        return Wish(k, exclude_seen, diversity, items, engine, labels)
+        return Request(k, exclude_seen, diversity, items, engine, labels)
 
     def _indices(self, filter: "Iterable[int | str] | pl.Series") -> Tensor:
         """The known items of a filter, ascending."""
@@ -189,7 +189,7 @@ class Recommender:
             self._clusters = torch.from_numpy(item_categories.cluster(self.model))
         return self._clusters
 
-    def known(self, histories: "pl.DataFrame") -> Known:
+    def known_items(self, histories: "pl.DataFrame") -> KnownItems:
         """The known items of checked histories, in order of time."""
         import polars as pl
 
@@ -204,10 +204,10 @@ class Recommender:
             maintain_order="left",
         )
         known = rows.filter(pl.col("index").is_not_null()).select("user_id", "index")
-        lost = rows["user_id"].n_unique() - known["user_id"].n_unique()
-        return Known(known, rows.height - known.height, lost)
+        users_without_items = rows["user_id"].n_unique() - known["user_id"].n_unique()
+        return KnownItems(known, rows.height - known.height, users_without_items)
 
-    def check_known(self, histories: "pl.DataFrame", known: Known) -> None:
+    def check_known(self, histories: "pl.DataFrame", known: KnownItems) -> None:
         """Raise DataError where nothing of the histories is known."""
         if histories.is_empty():
             raise DataError("histories: got no interactions, expected at least one")
@@ -221,7 +221,7 @@ class Recommender:
                 f"got item_id {shown(got)}, the model knows {shown(known_ids)} and others"
             )
 
-    def grant(self, known: Known, wish: Wish) -> "pl.DataFrame":
+    def answer_known(self, known: KnownItems, request: Request) -> "pl.DataFrame":
         """The recommendations, as `recommend` returns them; some of the items have to be known."""
         import polars as pl
 
@@ -233,32 +233,32 @@ class Recommender:
         ends = np.cumsum(np.bincount(rows.get_column("place").to_numpy(), minlength=len(users)))
         starts = np.concatenate([[0], ends[:-1]])
         found = [
-            self._named(users[block], self._retrieve(items, starts[block], ends[block], wish))
+            self._named(users[block], self._retrieve(items, starts[block], ends[block], request))
             for block in user_blocks(starts, ends, USERS_AT_ONCE)
         ]
         return pl.concat(found)
 
     def _retrieve(
-        self, items: np.ndarray, starts: np.ndarray, ends: np.ndarray, wish: Wish
+        self, items: np.ndarray, starts: np.ndarray, ends: np.ndarray, request: Request
     ) -> TopK:
         """What is found for the users with the histories items[starts[u]:ends[u]]."""
         history, length = last_items(items, starts, ends, self.model.max_history)
         interests = self.model.interests(torch.from_numpy(history), torch.from_numpy(length))
-        seen = torch.from_numpy(padded(items, starts, ends)) if wish.exclude_seen else None
-        k = min(wish.k, wish.items.num_items - 1)
-        per_user = interests.shape[1] if wish.categories is not None else 1
-        most = candidates_for(k, per_user, wish.items.num_items)
-        if wish.engine != EXACT:
-            found: TopK = self._indexes[wish.engine].search(interests, most, seen)
-        elif isinstance(wish.items, Chosen):
-            seen = None if seen is None else wish.items.places(seen)
-            found = search(interests, wish.items, most, seen)
-            found = found._replace(ids=wish.items.ids[found.ids])
+        seen = torch.from_numpy(padded(items, starts, ends)) if request.exclude_seen else None
+        k = min(request.k, request.items.num_items - 1)
+        per_user = interests.shape[1] if request.categories is not None else 1
+        most = candidates_for(k, per_user, request.items.num_items)
+        if request.engine != EXACT:
+            found: TopK = self._indexes[request.engine].search(interests, most, seen)
+        elif isinstance(request.items, Subset):
+            seen = None if seen is None else request.items.positions(seen)
+            found = search(interests, request.items, most, seen)
+            found = found._replace(ids=request.items.ids[found.ids])
         else:
-            found = search(interests, wish.items, most, seen)
-        if wish.categories is None:
+            found = search(interests, request.items, most, seen)
+        if request.categories is None:
             return found
-        place = diversify(found.scores, wish.categories[found.ids], k, wish.diversity)
+        place = diversify(found.scores, request.categories[found.ids], k, request.diversity)
         return TopK(*(part.gather(1, place) for part in found))
 
     def _named(self, users: "pl.Series", found: TopK) -> "pl.DataFrame":
@@ -325,7 +325,7 @@ def check_histories(histories: "pl.DataFrame") -> None:
             raise DataError(f"histories: {column} is null in row {row}, expected a value")
 
 
-def report_unknown(ignored: int, interactions: int, lost: int) -> None:
+def report_unknown(ignored: int, interactions: int, users_without_items: int) -> None:
     """Warn of what was ignored, if anything was."""
     if ignored:
         logger.warning(
@@ -333,5 +333,5 @@ def report_unknown(ignored: int, interactions: int, lost: int) -> None:
             "users without any known item, who get no recommendations: %d",
             ignored,
             interactions,
-            lost,
+            users_without_items,
         )

@@ -32,7 +32,7 @@ class ItemVectors(Protocol):
         """Vectors of the rows `ids` (n,) int64: (n, d)."""
 
 
-class Chosen:
+class Subset:
     """Some items of a catalogue as one of their own: row i + 1 is the item ids[i]."""
 
     def __init__(self, items: ItemVectors, ids: Tensor) -> None:
@@ -46,17 +46,17 @@ class Chosen:
         return len(self.ids)
 
     def rows(self, start: int, end: int) -> Tensor:
-        """Vectors of the chosen start..end: (rows, d)."""
+        """Vectors of the rows start..end: (rows, d)."""
         return self._items.read(self.ids[start:end])
 
     def read(self, ids: Tensor) -> Tensor:
-        """Vectors of the chosen at `ids` (n,) int64: (n, d)."""
+        """Vectors of the rows `ids` (n,) int64: (n, d)."""
         return self._items.read(self.ids[ids])
 
-    def places(self, ids: Tensor) -> Tensor:
-        """Where ids of the catalogue (any shape) are among the chosen, 0 where they are not."""
-        place = torch.searchsorted(self.ids, ids).clamp_(max=len(self.ids) - 1)
-        return torch.where(self.ids[place] == ids, place, 0)
+    def positions(self, ids: Tensor) -> Tensor:
+        """Where ids of the catalogue (any shape) are in the subset, 0 where they are not."""
+        position = torch.searchsorted(self.ids, ids).clamp_(max=len(self.ids) - 1)
+        return torch.where(self.ids[position] == ids, position, 0)
 
 
 def search(interests: Tensor, items: ItemVectors, k: int, seen: Tensor | None = None) -> TopK:

@@ -22,7 +22,7 @@ from remi_fast.errors import (
     StorageError,
     shown,
 )
-from remi_fast.retrieval.recommend import Recommender, Wish, check_histories, report_unknown
+from remi_fast.retrieval.recommend import Recommender, Request, check_histories, report_unknown
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,7 +42,7 @@ class Counts:
     recommendations: int = 0
     interactions: int = 0
     ignored: int = 0
-    lost: int = 0
+    users_without_items: int = 0
 
     def add(self, other: "Counts") -> None:
         """Sum up."""
@@ -62,6 +62,7 @@ class StreamedRecommendations:
         self.resumed = (self.folder / PLAN).exists()
         if self.resumed:
             self._check_plan()
+        self._made = [parent for parent in self.folder.parents if not parent.exists()]
         with files.storing(out):
             self.folder.mkdir(parents=True, exist_ok=True)
         files.write_json(self.folder / PLAN, self.plan)
@@ -86,7 +87,7 @@ class StreamedRecommendations:
         self,
         recommender: Recommender,
         histories: "Callable[[Path], pl.LazyFrame]",
-        wish: Wish,
+        request: Request,
         on_progress: Callable[[int, int], None],
     ) -> Counts:
         """Recommend what is still missing, and make the file.
@@ -106,22 +107,23 @@ class StreamedRecommendations:
             if self.resumed:
                 logger.info("%s: resuming from the finished parts", self.folder)
             try:
-                total = self._write_parts(recommender, histories(self.folder), wish, on_progress)
+                total = self._write_parts(recommender, histories(self.folder), request, on_progress)
                 self._join()
             except StorageError:
                 raise  # once there is room, the same command goes on
             except RemiFastError:
                 shutil.rmtree(self.folder)
+                files.remove_empty(self._made)
                 raise
             shutil.rmtree(self.folder)
-        report_unknown(total.ignored, total.interactions, total.lost)
+        report_unknown(total.ignored, total.interactions, total.users_without_items)
         return total
 
     def _write_parts(
         self,
         recommender: Recommender,
         table: "pl.LazyFrame",
-        wish: Wish,
+        request: Request,
         on_progress: Callable[[int, int], None],
     ) -> Counts:
         parts = _number_of_parts(table)
@@ -131,23 +133,27 @@ class StreamedRecommendations:
             path = self.folder / f"{part:06}.json"
             counts = _read_part(path)
             if counts is None:
-                counts = self._write_part(recommender, _part(table, part, parts), wish, path)
+                counts = self._write_part(recommender, _part(table, part, parts), request, path)
             total.add(counts)
         on_progress(parts, parts)
         if total.ignored == total.interactions:
             head = table.head(3).collect()
-            known = replace(recommender.known(head), ignored=total.ignored)
+            known = replace(recommender.known_items(head), ignored=total.ignored)
             recommender.check_known(head, known)
         return total
 
     def _write_part(
-        self, recommender: Recommender, frame: "pl.DataFrame", wish: Wish, path: Path
+        self, recommender: Recommender, frame: "pl.DataFrame", request: Request, path: Path
     ) -> Counts:
         check_histories(frame)
-        known = recommender.known(frame)
-        counts = Counts(interactions=frame.height, ignored=known.ignored, lost=known.lost)
+        known = recommender.known_items(frame)
+        counts = Counts(
+            interactions=frame.height,
+            ignored=known.ignored,
+            users_without_items=known.users_without_items,
+        )
         if not known.frame.is_empty():
-            found = recommender.grant(known, wish)
+            found = recommender.answer_known(known, request)
             counts.users, counts.recommendations = found["user_id"].n_unique(), found.height
             _write(path.with_suffix(".parquet"), found.write_parquet)
         files.write_checked_json(path, asdict(counts) | {"file": _checksums(path)})

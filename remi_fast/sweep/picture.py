@@ -9,6 +9,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from remi_fast import files
+from remi_fast.retrieval.metrics import SELECTION_METRIC
 from remi_fast.sweep.runs import mean_and_deviation
 from remi_fast.sweep.table import CHOICE, Row, by_choice
 
@@ -55,7 +56,7 @@ def _colors(ranks: Sequence[int]) -> list[Any]:
 
 def _results(axes: Any, rows: Sequence[Row], colors: Sequence[Any]) -> None:
     for place, (row, color) in enumerate(zip(rows, colors, strict=True)):
-        seeds = row.values("test", "recall@50")
+        seeds = row.values("test", SELECTION_METRIC)
         mean, deviation = mean_and_deviation(seeds)
         axes.errorbar(mean, place, xerr=deviation, fmt="|", color=color, ms=16, mew=2.5, lw=2.5)
         below = place + 0.25 if len(seeds) > 1 else place
@@ -63,7 +64,7 @@ def _results(axes: Any, rows: Sequence[Row], colors: Sequence[Any]) -> None:
     axes.set_ylim(len(rows) - 0.5, -0.5)
     several = any(len(row.trials) > 1 for row in rows)
     axes.set_title("Test: mean ± std. deviation; dots: seeds" if several else "Test: one seed")
-    axes.set_xlabel("test recall@50 (share of held-out items found)")
+    axes.set_xlabel(f"test {SELECTION_METRIC} (share of held-out items found)")
     axes.grid(axis="x", alpha=0.3)
 
 
@@ -81,5 +82,5 @@ def _curves(axes: Any, rows: Sequence[Row], colors: Sequence[Any]) -> None:
         axes.fill_between(steps, low, high, color=color, alpha=0.15, lw=0)
     several = any(len(row.trials) > 1 for row in rows)
     axes.set_title(f"Validation{': mean over seeds; band: ± std. deviation' if several else ''}")
-    axes.set(xlabel="training step", ylabel="validation recall@50")
+    axes.set(xlabel="training step", ylabel=f"validation {SELECTION_METRIC}")
     axes.grid(alpha=0.3)

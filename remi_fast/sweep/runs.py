@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -16,6 +17,8 @@ from remi_fast import files
 from remi_fast.api import open_data
 from remi_fast.config import Config, as_dict, as_yaml
 from remi_fast.errors import ConfigError, RunFolderError
+from remi_fast.retrieval.metrics import SELECTION_METRIC
+from remi_fast.training.run_folder import RunFolder
 
 Settings = dict[str, str]  # configuration key -> value, as on the command line
 Outcome = dict[str, Any] | str  # the result of a run, or the error it ended with
@@ -32,19 +35,25 @@ class Trial:
     @property
     def name(self) -> str:
         """The settings, in short."""
-        return " ".join(f"{short(key)}={value}" for key, value in self.settings) or "as given"
+        return " ".join(_in_short(dict(self.settings))) or "as given"
 
     def curve(self) -> dict[int, float]:
         """Validation recall@50 by step; empty where nothing was trained (model.name pop)."""
-        file = self.folder / "metrics.jsonl"
+        file = RunFolder(self.folder).metrics_file
         lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
         records = map(json.loads, lines)
-        return {r["step"]: r["recall@50"] for r in records if r.get("split") == "valid"}
+        return {r["step"]: r[SELECTION_METRIC] for r in records if r.get("split") == "valid"}
 
 
-def short(key: str) -> str:
-    """The last part of a configuration key, which is one's own."""
-    return key.rpartition(".")[2]
+def short(keys: Sequence[str]) -> list[str]:
+    """The last parts of configuration keys; the whole of those that share theirs with another."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [name if last.count(name) == 1 else key for name, key in zip(last, keys, strict=True)]
+
+
+def _in_short(settings: Settings) -> list[str]:
+    names = short(list(settings))
+    return [f"{name}={value}" for name, value in zip(names, settings.values(), strict=True)]
 
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
@@ -66,6 +75,7 @@ class SweepFolder:
         Raises RunFolderError where it is something else, ConfigError where data or settings differ.
         """
         self.path, self.base = path, path / "config.yaml"
+        self._threads = config.train.threads
         record = {"data": data, **as_dict(config)}
         if search_jobs:
             record["--jobs of the search"] = search_jobs
@@ -99,13 +109,18 @@ class SweepFolder:
         ]
         return list(dict.fromkeys(trials))
 
-    def train(self, trial: Trial, data: Path) -> Outcome:
-        """The result of a trial, which is trained (on) if need be, or the error it ended with."""
+    def train(self, trial: Trial, data: Path, jobs: int = 1) -> Outcome:
+        """The result of a trial, which is trained (on) if need be, or the error it ended with.
+
+        jobs: how many are trained at a time: they share the cores where train.threads is 0.
+        """
         if (finished := _result(trial)) is not None:
             return finished
         words = ["--resume"]
         if not _can_go_on(trial.folder):
-            words = [str(data), "--config", str(self.base), *as_options(trial.settings)]
+            threads = self._threads or max(1, len(os.sched_getaffinity(0)) // jobs)
+            own = [("train.threads", str(threads)), *trial.settings]
+            words = [str(data), "--config", str(self.base), *as_options(own)]
             words.append(f"--train.seed={trial.seed}")
         command = [sys.executable, "-m", "remi_fast.cli", "train", "--out", str(trial.folder)]
         done = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
@@ -117,7 +132,7 @@ def _can_go_on(folder: Path) -> bool:
     """Whether there is a run to resume; one that saved nothing to go on from is removed."""
     if not folder.exists():
         return False
-    if files.standing(folder / "checkpoints" / "last").exists():
+    if files.standing(RunFolder(folder).last).exists():
         return True
     with files.locked(folder) as mine:
         if mine is False:  # another sweep is training it
@@ -133,7 +148,7 @@ def as_options(settings: Iterable[tuple[str, str]]) -> list[str]:
 
 def _folder(settings: Settings, seed: int) -> str:
     """A name that is readable, and one's own also where it had to be cut."""
-    text = ",".join(f"{short(key)}={value}" for key, value in settings.items())
+    text = ",".join(_in_short(settings))
     readable = "".join(c if c.isalnum() or c in "=,.-_" else "_" for c in text)[:80]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
     return f"{readable or 'as-given'}-{digest}-seed{seed}"
@@ -144,11 +159,12 @@ def train_all(
 ) -> Iterator[tuple[Trial, Outcome]]:
     """Each trial, in order, and its result, or the error it ended with; `jobs` at a time."""
     with ThreadPoolExecutor(jobs) as pool:
-        yield from zip(todo, pool.map(lambda trial: folder.train(trial, data), todo), strict=True)
+        outcomes = pool.map(lambda trial: folder.train(trial, data, jobs), todo)
+        yield from zip(todo, outcomes, strict=True)
 
 
 def _result(trial: Trial) -> dict[str, Any] | None:
-    file = trial.folder / "result.json"
+    file = RunFolder(trial.folder).result_file
     if not file.is_file():
         return None
     result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))

@@ -16,6 +16,7 @@ from optuna.distributions import (
 )
 
 from remi_fast.kernels.permutation import permute
+from remi_fast.retrieval.metrics import SELECTION_METRIC
 from remi_fast.sweep.runs import Outcome, Settings, SweepFolder, Trial, train_all
 from remi_fast.sweep.space import Range, Space
 
@@ -82,7 +83,7 @@ def search(
         recall = {}
         for trial, outcome in train_all(folder, folder.trials(chosen, seeds[:1]), data, jobs=jobs):
             yield trial, outcome
-            found = FAILED if isinstance(outcome, str) else outcome["valid"]["recall@50"]
+            found = FAILED if isinstance(outcome, str) else outcome["valid"][SELECTION_METRIC]
             recall[trial.settings] = found
         tried += [(settings, recall[tuple(settings.items())]) for settings in chosen]
     best, _ = max(tried, key=lambda each: each[1])

@@ -1,14 +1,12 @@
 """What a sweep tries: lists and ranges of values, all combinations of them or a sample."""
 
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import product
-from pathlib import Path
 from typing import Any, cast
 
-from remi_fast.config import Config, as_yaml, load_config
+from remi_fast.config import Config, with_options
 from remi_fast.errors import ConfigError
 from remi_fast.sweep.runs import Settings, as_options
 
@@ -107,20 +105,17 @@ def _ends(values: Range) -> list[str]:
 
 def check(config: Config, settings: Sequence[Settings], seeds: Sequence[int] = ()) -> None:
     """Raise ConfigError, before anything is made, for a key or value that is none."""
-    with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder) / "config.yaml"
-        base.write_text(as_yaml(config), encoding="utf-8")
-        for each in settings:
-            options = as_options(each.items())
-            try:
-                load_config(base, tuple(options))
-            except ConfigError as error:
-                raise ConfigError(f"{' '.join(options)}: {error}") from None
-        for seed in seeds:
-            load_config(base, (f"--train.seed={seed}",))
+    for each in settings:
+        options = as_options(each.items())
+        try:
+            with_options(config, options)
+        except ConfigError as error:
+            raise ConfigError(f"{' '.join(options)}: {error}") from None
+    for seed in seeds:
+        with_options(config, [f"--train.seed={seed}"])
 
 
-def grid(space: Space, sample: int | None = None, *, seed: int = 0) -> list[Settings]:
+def grid(space: Space, sample: int | None = None) -> list[Settings]:
     """All combinations of the values; or `sample` of them, drawn without repeats.
 
     A larger sample holds the smaller one. Of a range 1,001 points are drawn from; samples that
@@ -140,7 +135,7 @@ def grid(space: Space, sample: int | None = None, *, seed: int = 0) -> list[Sett
         raise ConfigError(f"--grid: got {total:,} combinations, expected at most 2^62 to sample")
     from remi_fast.kernels.permutation import permute
 
-    chosen = sorted(permute(range(sample), total, seed=seed, step=0))
+    chosen = sorted(permute(range(sample), total, seed=0, step=0))
     drawn = [_combination(values, int(i)) for i in chosen]
     return [dict(zip(space, each, strict=True)) for each in dict.fromkeys(drawn)]
 

@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from remi_fast.retrieval.evaluate import DEFAULT_KS
+from remi_fast.retrieval.metrics import NAMES, SELECTION_METRIC
 from remi_fast.sweep.runs import Trial, mean_and_deviation, short
 
-METRICS = tuple(f"{name}@{k}" for name in ("recall", "hit_rate", "ndcg") for k in (20, 50))  # test
-CHOICE = "valid recall@50"  # what settings are chosen by; the test is for reporting
+METRICS = tuple(f"{name}@{k}" for name in NAMES for k in DEFAULT_KS)  # of the test
+CHOICE = f"valid {SELECTION_METRIC}"  # what settings are chosen by; the test is for reporting
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Row:
 
     def metrics(self) -> dict[str, tuple[float, float]]:
         """Mean and standard deviation over the seeds, of what the table shows."""
-        values = {CHOICE: self.values("valid", "recall@50")}
+        values = {CHOICE: self.values("valid", SELECTION_METRIC)}
         values |= {name: self.values("test", name) for name in METRICS}
         return {name: mean_and_deviation(each) for name, each in values.items()}
 
@@ -49,7 +51,7 @@ def by_choice(rows: Sequence[Row]) -> list[Row]:
     common = set.intersection(*({trial.seed for trial in row.trials} for row in rows))
 
     def recall(row: Row) -> float:
-        values = zip(row.trials, row.values("valid", "recall@50"), strict=True)
+        values = zip(row.trials, row.values("valid", SELECTION_METRIC), strict=True)
         return statistics.mean(v for trial, v in values if trial.seed in common or not common)
 
     return sorted(rows, key=recall, reverse=True)
@@ -57,7 +59,7 @@ def by_choice(rows: Sequence[Row]) -> list[Row]:
 
 def cells(rows: Sequence[Row], test: Sequence[str] = METRICS) -> list[list[str]]:
     """The table as text, its header first: swept keys, valid recall@50, test metrics, seeds."""
-    keys = [short(key) for key, _ in rows[0].trials[0].settings]
+    keys = short([key for key, _ in rows[0].trials[0].settings])
     table = [[*keys, CHOICE, *(f"test {name}" for name in test), "seeds"]]
     for row in rows:
         values = [value for _, value in row.trials[0].settings]

@@ -1,6 +1,6 @@
 """Adam on the weights of the extractor: they are few, and all move at every step."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,7 +9,6 @@ from torch import Tensor
 from remi_fast.kernels import dense_adam as kernel
 from remi_fast.kernels.deferred_adam_state import StepTable
 from remi_fast.kernels.finite import all_finite
-from remi_fast.kernels.native import C
 
 _STATE = "exp_avg", "exp_avg_sq", "step"  # of a weight, as torch calls it
 
@@ -32,7 +31,7 @@ class DenseAdam(torch.optim.Adam):
         super().__init__(parameters, lr=lr, fused=True)
         self._parameters: list[Tensor] = self.param_groups[0]["params"]
         self._native_allowed = backend != "reference"
-        self._native: C.DenseAdam | None = None
+        self._native: kernel.NativeAdam | None = None
         self.register_load_state_dict_post_hook(lambda _: self._forget_native())
 
     def step_if_finite(self) -> bool:
@@ -44,12 +43,10 @@ class DenseAdam(torch.optim.Adam):
         if (
             self._native_allowed
             and len(gradients) == len(self.state) == len(self._parameters)
-            and _can_take(gradients)
+            and kernel.NativeAdam.can_take(gradients)
         ):
             self._native = self._native or self._view()
-            return self._native.step(
-                self.param_groups[0]["lr"], [gradient.numpy() for gradient in gradients]
-            )
+            return self._native.step_if_finite(self.param_groups[0]["lr"], gradients)
         moments = [x[name] for x in self.state.values() for name in _STATE[:2]]
         if not all_finite([*gradients, *moments, *self._parameters]):
             return False
@@ -81,17 +78,11 @@ class DenseAdam(torch.optim.Adam):
             backend="triton",
         )
 
-    def _view(self) -> "C.DenseAdam":
+    def _view(self) -> kernel.NativeAdam:
         """The C++ view of weights and state, which are updated in place."""
-        state = [self.state[x] for x in self._parameters]
-        arrays = [[x[name].numpy() for x in state] for name in _STATE]
+        state = [[self.state[x][name] for x in self._parameters] for name in _STATE]
         group: dict[str, Any] = self.param_groups[0]
-        weights = [x.detach().numpy() for x in self._parameters]
-        return C.DenseAdam(weights, *arrays, *group["betas"], group["eps"])
+        return kernel.NativeAdam(self._parameters, *state, betas=group["betas"], eps=group["eps"])
 
     def _forget_native(self) -> None:
         self._native = None
-
-
-def _can_take(tensors: Sequence[Tensor]) -> bool:
-    return all(x.is_cpu and x.dtype == torch.float32 and x.is_contiguous() for x in tensors)

@@ -6,12 +6,12 @@ fewer than a graph's, the same function launches the same kernels one by one, wi
 
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from remi_fast.data.device_loader import DeviceBatchLoader
-from remi_fast.data.uploaded_batches import UploadedBatches
+from remi_fast.data.loader import Batch
 from remi_fast.kernels.device_batches import Buffers
 from remi_fast.kernels.side_stream import SideStream
 from remi_fast.kernels.step_guard import StepGuard, StepMade, look
@@ -20,6 +20,27 @@ from remi_fast.training.step import Prepared, StepLoss, TrainingStep
 
 STEPS_A_REPLAY = 20  # divides the steps between two log lines
 _READ_AT_ONCE = 1000  # steps whose losses are kept on the device, until the host reads them
+
+
+class DeviceBatches(Protocol):
+    """Where the batches of a DeviceStep come from, on the device of its model."""
+
+    def slots(self, count: int) -> list[Buffers]:
+        """Memory for so many batches, which a graph holds."""
+
+    def fill(self, first: int, count: int) -> None:
+        """What the host has to do before the steps first..first + count - 1, the next ones, are
+        launched: make their batches, and start the copy of each to its slot. Nothing where `draw`
+        makes them on the device."""
+
+    def draw(self, step: Tensor, out: Buffers) -> Batch:
+        """The batch of the step whose number is on the device, in its slot; waits for nothing."""
+
+    def batch(self, step: int) -> Batch:
+        """Batch `step`, in memory of its own."""
+
+    def close(self) -> None:
+        """No batch is made any more."""
 
 
 class DeviceStep:
@@ -32,7 +53,7 @@ class DeviceStep:
     def __init__(
         self,
         training_step: TrainingStep,
-        batches: DeviceBatchLoader | UploadedBatches,
+        batches: DeviceBatches,
         *,
         steps_a_replay: int = STEPS_A_REPLAY,
     ) -> None:
@@ -43,7 +64,7 @@ class DeviceStep:
         self._optimizer.reserve(training_step.config.train.steps)  # a graph reads it where it is
         self._number = self._optimizer.step_on_device
         self._guard = StepGuard(_READ_AT_ONCE, self._number.device)
-        self._optimizer.heed(self._guard)
+        self._optimizer.use_guard(self._guard)
         self._ahead, self._beside = (SideStream(self._number.device) for _ in range(2))
         self._steps_a_replay = steps_a_replay
         self._offsets = torch.arange(steps_a_replay, device=self._number.device)
@@ -58,7 +79,7 @@ class DeviceStep:
         """
         first, count = self._optimizer.steps_taken, min(most, _READ_AT_ONCE)
         growing = min(count, max(0, self._loss.beta_warmup - first))  # steps of another beta each
-        self._optimizer.announce([])  # the device is at the step that the host is at
+        self._optimizer.schedule_steps([])  # the device is at the step that the host is at
         self._made_of.dense_optimizer.make_state()
         if self._replay is None and count - growing >= self._steps_a_replay:
             self._replay = self._recorded()
@@ -79,7 +100,7 @@ class DeviceStep:
 
     def _make_ready(self, step: int, count: int) -> None:
         """What the host has to do for steps: while the device makes those before them."""
-        self._optimizer.announce([self._made_of.rate(n) for n in range(step, step + count)])
+        self._optimizer.schedule_steps([self._made_of.rate(n) for n in range(step, step + count)])
         self._batches.fill(step, count)
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from remi_fast.data.dataset import Dataset
 from remi_fast.kernels.negatives import sample_negatives
 from remi_fast.kernels.reference import select_interest
 from remi_fast.models.recommender import MultiInterestModel
-from remi_fast.retrieval.histories import last_items
+from remi_fast.retrieval.histories import even_sample, last_items
 
 USERS, NEGATIVES = 512, 1280  # an even sample: a few milliseconds beside a validation
 
@@ -35,8 +35,7 @@ def diagnose(
     spans = dataset.eval_split("valid").spans
     if not len(spans):
         return {}
-    chosen = np.unique(np.linspace(0, len(spans) - 1, USERS).round().astype(np.int64))
-    start, cut, _ = spans[chosen].T
+    start, cut, _ = spans[even_sample(len(spans), USERS)].T
     padded, lengths = last_items(dataset.items, start, cut, model.max_history)
     device, length = model.table.weight.device, torch.from_numpy(lengths)
     history = model.table(torch.from_numpy(padded).to(device))
@@ -53,8 +52,23 @@ def diagnose(
     return {name: float(value) for name, value in found.items()}
 
 
+def routing_shares(routing: Tensor) -> Tensor:
+    """Weights (B, K, L) of every interest that sum to 1; those of capsules do not."""
+    return routing / routing.sum(dim=2, keepdim=True).clamp_min(1e-12)
+
+
+def interest_shares(won: Tensor, num_interests: int) -> Tensor:
+    """(K,), of the targets that each interest is nearest to; won (n,) is which that is."""
+    return torch.bincount(won, minlength=num_interests) / len(won)
+
+
+def interests_used(shares: Tensor) -> Tensor:
+    """exp(entropy) of shares (K,): 1 to K."""
+    return torch.special.entr(shares).sum().exp()
+
+
 def _of_routing(routing: Tensor, length: Tensor) -> dict[str, Tensor]:
-    weights = routing / routing.sum(dim=2, keepdim=True).clamp_min(1e-12)  # capsules: below 1
+    weights = routing_shares(routing)
     entropy = torch.special.entr(weights).sum(dim=2)
     several = length > 1
     return {
@@ -65,12 +79,11 @@ def _of_routing(routing: Tensor, length: Tensor) -> dict[str, Tensor]:
 
 def _of_interests(interests: Tensor, won: Tensor) -> dict[str, Tensor]:
     count = interests.shape[1]
-    share = torch.bincount(won, minlength=count) / len(won)
     unit = torch.nn.functional.normalize(interests, dim=2)
     cosines = unit @ unit.transpose(1, 2)
     pairs = torch.ones(count, count, dtype=torch.bool).triu(1)
     return {
-        "interests_used": torch.special.entr(share).sum().exp(),
+        "interests_used": interests_used(interest_shares(won, count)),
         "interest_similarity": cosines[:, pairs].mean(),
     }
 

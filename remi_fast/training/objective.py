@@ -74,7 +74,7 @@ class Objective:
         return ranking
 
     def beta_at(self, step: int) -> float:
-        """Hardness of this step's negatives."""
+        """Hardness of this step's negatives; bench/self_tuning_beta.py overrides it."""
         return self.loss.beta_at(step)
 
     def _ihn(

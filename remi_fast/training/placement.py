@@ -1,12 +1,14 @@
 """Where a run trains, and by which implementation; what cannot be is refused here, at once."""
 
+import os
+
 import torch
 
 from remi_fast.config import Config
 from remi_fast.data.dataset import Dataset
 from remi_fast.errors import ConfigError
 from remi_fast.kernels.device_batches import device_bytes
-from remi_fast.kernels.ihn_loss import MAX_TRITON_DIM
+from remi_fast.kernels.dispatch import MAX_TRITON_DIM
 from remi_fast.kernels.self_attentive import MAX_TRITON_INTERESTS, MAX_TRITON_POSITIONS
 
 # What a step on the device can be made of: no part of it has to ask the host.
@@ -56,7 +58,14 @@ def fits(dataset: Dataset, min_history: int, device: torch.device) -> bool:
     if device.type != "cuda":
         return True
     need = device_bytes(dataset.items, dataset.train_spans, min_history=min_history)
-    return need <= torch.cuda.mem_get_info(device)[0] // 2
+    return need <= available_memory(device) // 2
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes: what is free on a GPU; on the CPU all that the machine has."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _check_triton(device: torch.device) -> None:

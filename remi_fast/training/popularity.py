@@ -17,14 +17,14 @@ def fit(
 ) -> dict[str, Any]:
     """Count, evaluate and save a "pop" model; return the result of its run of no steps."""
     model.table.weight.copy_(training_counts(dataset)[:, None])
-    valid = evaluate(model, model, dataset, "valid", max_users=train.eval_users or None)
+    valid = evaluate(model, dataset, "valid", max_users=train.eval_users or None)
     if train.checkpoints != "none":
         checkpoint.save_weights(run.best, model, {"step": 0, "valid": valid})
     result = {
         "best_step": 0,
         "valid": valid,
         "test_step": 0,
-        "test": evaluate(model, model, dataset, "test"),
+        "test": evaluate(model, dataset, "test"),
         "train": {"steps": 0, "samples_per_s": 0.0, "seconds": 0.0},
     }
     files.write_json(run.result_file, result)

@@ -5,6 +5,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from remi_fast.config import TrainConfig
+from remi_fast.retrieval.metrics import SELECTION_METRIC
 
 if TYPE_CHECKING:
     from remi_fast.training.trainer import Trainer
@@ -61,4 +62,4 @@ class TrainingProgress:
 
     def evaluated(self, metrics: dict[str, float]) -> None:
         """Remember the last validation."""
-        self._last_validation = f"valid recall@50 {metrics['recall@50']:.4f}"
+        self._last_validation = f"valid {SELECTION_METRIC} {metrics[SELECTION_METRIC]:.4f}"

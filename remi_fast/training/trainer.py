@@ -3,7 +3,6 @@
 import gc
 import logging
 import math
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -21,21 +20,21 @@ from remi_fast import files
 from remi_fast.config import Config
 from remi_fast.data.dataset import Dataset
 from remi_fast.errors import ConfigError, DataError, RunFolderError
-from remi_fast.kernels.native import C
+from remi_fast.kernels.threads import set_num_threads
 from remi_fast.models.recommender import MultiInterestModel, make_model
 from remi_fast.retrieval.evaluate import evaluate, held_out_users
+from remi_fast.retrieval.metrics import SELECTION_METRIC
 from remi_fast.training import checkpoint, popularity
 from remi_fast.training.candidates import check_number, needs_counts
 from remi_fast.training.diagnostics import diagnose
 from remi_fast.training.engines import make_engine
 from remi_fast.training.frequencies import target_frequencies, training_counts
-from remi_fast.training.placement import training_device
+from remi_fast.training.placement import available_memory, training_device
 from remi_fast.training.progress import TrainingProgress
 from remi_fast.training.run_folder import MetricsLog, RunFolder
 from remi_fast.training.step import StepLoss, TrainingStep
 
 LOG_EVERY = 100  # steps between two lines of metrics.jsonl
-SELECTION_METRIC = "recall@50"  # decides on the best checkpoint, as published
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +156,7 @@ class Trainer:
 
     def evaluate(self, split: str, max_users: int | None = None) -> dict[str, float]:
         """Recall, hit rate and ndcg at 20 and 50 of the model as it is now."""
-        return evaluate(self.model, self.model, self.dataset, split, max_users=max_users)
+        return evaluate(self.model, self.dataset, split, max_users=max_users)
 
     def _out_of_patience(self) -> bool:
         return self.evaluations_since_best >= self.config.train.patience
@@ -246,8 +245,7 @@ class _RunningMean:
 
 def set_threads(threads: int) -> None:
     """Use so many CPU threads, in PyTorch and in the C++ code; 0 is one a core."""
-    C.set_num_threads(threads)
-    torch.set_num_threads(C.num_threads())
+    torch.set_num_threads(set_num_threads(threads))
 
 
 def new_model(config: Config, num_items: int) -> MultiInterestModel:
@@ -304,10 +302,9 @@ def _check_memory(config: Config, dataset: Dataset, device: torch.device) -> Non
     routing = batch * model.max_history * model.num_interests
     negatives = num_items - 1 if config.loss.sampler == "full" else config.loss.num_negatives
     need = 4 * (table + samples + routing + negatives * model.dim)
-    there, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "of this machine"
-    if device.type == "cuda":
-        there, where = torch.cuda.mem_get_info(device)[0], "free on the GPU"
+    there = available_memory(device)
     if need > there:
+        where = "free on the GPU" if device.type == "cuda" else "of this machine"
         raise ConfigError(
             f"model.dim {model.dim}, num_interests {model.num_interests}, max_history "
             f"{model.max_history}, train.batch_size {batch}, {negatives} negatives: with "

@@ -8,13 +8,12 @@ import torch
 from remi_fast.benchmark import loss, loss_contestants
 from remi_fast.benchmark.loss import compare, error, make_run
 from remi_fast.benchmark.loss_contestants import (
-    PLAIN,
-    REMI,
     Size,
     contestants,
     make_inputs,
     truth,
 )
+from remi_fast.benchmark.turns import PLAIN, REMI
 from remi_fast.errors import BenchmarkError, ConfigError
 
 CPU = torch.device("cpu")
@@ -34,8 +33,9 @@ def test_all_compute_what_they_are_compared_in(catalogue, beta):
     inputs = make_inputs(size, CPU, torch.float32)
     found = contestants(size, "eager")
     assert found.keys() == {REMI, PLAIN} | FORMULAS - ({"published"} if catalogue else set())
-    for name, contestant in found.items():
-        assert error(make_run(contestant, inputs)(), truth(name, inputs)) < 1e-5, name
+    for name, formula in found.items():
+        assert formula.plain == ("plain" in name)
+        assert error(make_run(formula, inputs)(), truth(formula, inputs)) < 1e-5, name
 
 
 def test_a_case_says_what_was_measured():
@@ -53,7 +53,10 @@ def test_a_case_says_what_was_measured():
 def test_what_is_missing_is_said(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function: function)  # takes half a minute
     monkeypatch.setitem(loss_contestants.__dict__, "cut_cross_entropy", not_there)
+    in_turns, apart = loss._in_turns, []
+    monkeypatch.setattr(loss, "_in_turns", lambda *a: apart.extend(a[1]) or in_turns(*a))
     case = compared(peers="all")
+    assert apart == ["autograd, compiled"]
     assert case["contestants"].keys() == {REMI, PLAIN, "autograd, compiled"} | FORMULAS
     assert case["cannot"] == {
         "Liger, plain": "its kernels are for GPUs only",
@@ -93,7 +96,7 @@ def test_compiled_code_has_a_turn_of_its_own_on_a_cpu():
     calls = []
     names = [REMI, "autograd", "autograd, compiled"]
     runs = {name: lambda name=name: calls.append(name) for name in names}
-    table = loss._in_turns(runs, CPU, rounds=1, seconds=0)
+    table = loss._in_turns(runs, {names[2]}, rounds=1, seconds=0)
     assert calls == [n for n in (*names[:2], *names[:2], REMI, names[2], REMI, names[2])
                      for _ in range(2)]  # fmt: skip
     assert list(table) == names

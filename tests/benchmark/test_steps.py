@@ -8,8 +8,8 @@ import torch
 
 from remi_fast.benchmark import resources, steps
 from remi_fast.benchmark.phases import phases
-from remi_fast.benchmark.steps import PLAIN, REMI, Data, check, check_memory, compare, contestants
-from remi_fast.benchmark.turns import compared, take_turns
+from remi_fast.benchmark.steps import Data, check, check_memory, compare, contestants
+from remi_fast.benchmark.turns import PLAIN, REMI, compared, take_turns
 from remi_fast.cli import main
 from remi_fast.config import Config, LossConfig, ModelConfig, TrainConfig
 from remi_fast.errors import ConfigError

@@ -80,7 +80,7 @@ def test_a_graph_replays_the_step_that_is_there_by_then(sampling):
 def test_properties(changes, sampling):
     changes = {"sampling": sampling} | changes
     with device_loader(make(), **changes) as ours, host_loader(make(), **changes) as theirs:
-        for name in ("samples_per_epoch", "num_users", "skipped_users", "with_replacement"):
+        for name in ("num_users", "skipped_users", "with_replacement"):
             value = getattr(ours, name)
             assert value == getattr(theirs, name) and type(value) is type(getattr(theirs, name))
 

@@ -1,11 +1,12 @@
 """`remi-fast export` as its user sees it."""
 
 import json
+from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
 from remi_fast.cli import main
-from remi_fast.export import FORMATS, load_export
+from remi_fast.export import FORMATS, export_run, load_export, writer
 
 
 def test_it_says_what_it_wrote(runs, tmp_path, capsys):
@@ -28,6 +29,25 @@ def test_a_format_of_a_missing_package_is_advice(runs, tmp_path, capsys, monkeyp
     err = capsys.readouterr().err
     assert "pip install 'remi-fast[export]'" in err and err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_faiss_is_of_the_extra_faiss(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
+    assert main(["export", str(runs("dnn")), "--out", str(tmp_path / "out")]) == 2
+    assert "pip install 'remi-fast[faiss]'" in capsys.readouterr().err
+
+
+def test_the_version_of_faiss_is_that_of_either_package(runs, tmp_path, monkeypatch):
+    faiss = pytest.importorskip("faiss")
+
+    def version_of(package):
+        if package.startswith("faiss"):
+            raise PackageNotFoundError(package)
+        return version(package)
+
+    monkeypatch.setattr(writer, "version", version_of)
+    versions = export_run(runs("dnn"), tmp_path / "out", ["faiss"]).manifest["versions"]
+    assert versions["faiss"] == faiss.__version__ and versions["torch"] == version("torch")
 
 
 @pytest.mark.parametrize("words", ["--formats onx", "--formats", "--format npy"])

@@ -105,8 +105,10 @@ def test_what_is_no_export_is_refused(runs, tmp_path, what):
 
 
 def test_other_files_are_left_alone(folder):
+    listed = load_export(folder).manifest
     (folder / "README").write_text("of this export")
-    load_export(folder)
+    assert load_export(folder).manifest == listed and "README" not in listed["files"]
+    assert (folder / "README").read_text() == "of this export"
 
 
 @pytest.mark.parametrize(

@@ -447,8 +447,10 @@ def _second_derivative(backend):
 )
 def test_what_does_not_fit_is_an_error(change, message):
     shapes = {"history": (2, 5, 3), "length": (2,), "weight": (3, 3), "logits": (2, 2, 5)} | change
+    tensors = {name: torch.ones(shape) for name, shape in shapes.items()}
+    tensors["length"] = tensors["length"].long()
     with pytest.raises(ValueError, match=message):
-        capsule_routing(*map(torch.ones, shapes.values()), through_routing=False)
+        capsule_routing(**tensors, through_routing=False)
 
 
 def test_too_many_dimensions_for_triton():

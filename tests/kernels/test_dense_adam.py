@@ -178,8 +178,10 @@ def test_strided_gradients():
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_weights(backend):
-    update(DenseWeights([], [], [], [], []), StepTable(0.9, 0.999, 1e-8),
-           torch.tensor([0], device=DEVICE), backend=backend)  # fmt: skip
+    number = torch.tensor([0], device=DEVICE)
+    table, none = StepTable(0.9, 0.999, 1e-8), DenseWeights([], [], [], [], [])
+    update(none, table, number, backend=backend)
+    assert number.item() == 0 and table.step == 0 and not any(none)
 
 
 def test_what_does_not_fit():

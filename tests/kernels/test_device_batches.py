@@ -90,7 +90,7 @@ def test_the_bits_of_the_cpp_loader(case, sampling, backend):
             *data, batch_size=batch_size, max_history=max_history, min_history=min_history,
             seed=seed, sampling=sampling, threads=1,
         ) as loader:  # fmt: skip
-            if every_target_once and (step + 1) * batch_size > 2**32 * loader.samples_per_epoch:
+            if every_target_once and (step + 1) * batch_size > 2**32 * sequences.num_targets:
                 continue
             expected = loader.batch(step)
         word = given(step)

@@ -163,7 +163,7 @@ def test_every_model_learns(name, dataset, tmp_path):
     fast = replace(config(name, steps=150, eval_every=150), optim=OptimConfig(lr=0.02))
     result = api.train(dataset.path, tmp_path / "run", fast)
     untrained = make_model(fast.model, dataset.num_items, seed=1)
-    before = evaluate(untrained, untrained, dataset, "valid")
+    before = evaluate(untrained, dataset, "valid")
     assert result["valid"]["recall@20"] > before["recall@20"] + 0.05
 
 

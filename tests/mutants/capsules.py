@@ -80,9 +80,6 @@ CPP = group(
     ("every interest has the first one's logits", native("own", False),
      "b * in.logits_user + k * in.sizes.positions",
      "b * in.logits_user"),
-    ("every user has the first one's logits", native("own", False),
-     "logits.shape(0) == 1 ? 0 : s.interests * s.positions",
-     "0"),
     ("squash's gradient along the vector", native("own", False),
      "(1.0f - square)",
      "(1.0f + square)"),
@@ -95,6 +92,13 @@ CPP = group(
     ("only the last interest votes", native("shared", False),
      "if (k == 0 || g.grad_votes.interest != 0)",
      "if (k >= 0)"),
+)  # fmt: skip
+
+BINDINGS = group(
+    "csrc/capsule_routing_bindings.cpp",
+    ("every user has the first one's logits", native("own", False),
+     "logits.shape(0) == 1 ? 0 : s.interests * s.positions",
+     "0"),
 )  # fmt: skip
 
 FORWARD = group(
@@ -203,4 +207,4 @@ HOST = [
     ),
 ]  # fmt: skip
 
-MUTANTS = [*FORMULA, *NATIVE, *CPP, *FORWARD, *BACKWARD, *HOST]
+MUTANTS = [*FORMULA, *NATIVE, *CPP, *BINDINGS, *FORWARD, *BACKWARD, *HOST]

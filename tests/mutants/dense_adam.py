@@ -74,7 +74,11 @@ AROUND = [
             "if False:"),
            ("strided weights are taken", f"{DENSE}what_does_not_fit",
             'if name != "gradient" and not',
-            'if name == "weight" and not')),
+            'if name == "weight" and not'),
+           ("strided gradients go to C++", "tests/training/test_dense_adam.py::test_takes_what_cpp_"
+            "cannot",
+            " and x.is_contiguous() for x",
+            " for x")),
     *group(CLASS,
            ("the moments are made anew", f"{DEVICE}the_same_bits_however_steps_are_cut[4-parts3]",
             "            if not self.state[x]:",

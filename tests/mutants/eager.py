@@ -25,9 +25,9 @@ RANDOM = group(
     ("keys swapped", KNOWN,
      "^ c3 ^ k[1],",
      "^ c3 ^ k[0],"),
-    ("step and index swapped", f"{PHILOX}counter_and_key_hold_what_is_documented",
-     "    counter[:, 0] = indices\n    counter[:, 1] = step\n",
-     "    counter[:, 1] = indices\n    counter[:, 0] = step\n"),
+    ("step and stream swapped", f"{PHILOX}counter_and_key_hold_what_is_documented",
+     "(indices), step, stream, seed)",
+     "(indices), stream, step, seed)"),
     ("high word of the seed lost", f"{PHILOX}cpp_draws_the_same_words[0-4294967296]",
      "return seed & 0xFFFFFFFF, seed >> 32",
      "return seed & 0xFFFFFFFF, 0"),
@@ -97,18 +97,29 @@ DENSE_ADAM = group(
      'backend != "reference"',
      'backend != "eager"'),
     ("a state that was replaced moves", f"{DENSE}a_state_that_was_loaded_is_the_one_that_moves",
-     "        self._native = None\n\n\ndef",
-     "        pass\n\n\ndef"),
+     "def _forget_native(self) -> None:\n        self._native = None",
+     "def _forget_native(self) -> None:\n        pass"),
     ("the rate of the first step", f"{DENSE}goes_on_from_a_state_dict_with_the_same_bits",
-     '                self.param_groups[0]["lr"], [gradient',
-     '                self.defaults["lr"], [gradient'),
-    ("strided gradients go to C++", f"{DENSE}takes_what_cpp_cannot",
-     " and x.is_contiguous() for x",
-     " for x"),
+     'step_if_finite(self.param_groups[0]["lr"]',
+     'step_if_finite(self.defaults["lr"]'),
     ("torch's way looks at no moments", f"{DENSE}what_is_not_finite_changes_nothing["
      "exp_avg_sq-3-reference]",
      "[*gradients, *moments, *self._parameters]",
      "[*gradients, *self._parameters]"),
+)  # fmt: skip
+
+LENGTHS = "tests/kernels/test_checks.py::test_lengths_that_are_none"
+HISTORIES = group(
+    "kernels/checks.py",
+    ("lengths of no whole number", f"{LENGTHS}[float-capsules-native]",
+     "if length.is_floating_point() or length.is_complex() or",
+     "if"),
+    ("lengths beyond the history", f"{LENGTHS}[beyond-capsules-native]",
+     "if not 0 <= found <= history.shape[1]:",
+     "if not 0 <= found:"),
+    ("negative lengths", f"{LENGTHS}[negative-query-reference]",
+     "if not 0 <= found <= history.shape[1]:",
+     "if not found <= history.shape[1]:"),
 )  # fmt: skip
 
 FINITE = group(
@@ -258,6 +269,6 @@ ADAM_STATE = [
 ]  # fmt: skip
 
 MUTANTS = [
-    *RANDOM, *PERMUTING, *DRAWING, *FINITE, *DENSE_ADAM, *ATTENDING, *IN_TILES, *CALLING,
-    *ADAM_STATE,
+    *RANDOM, *PERMUTING, *DRAWING, *HISTORIES, *FINITE, *DENSE_ADAM, *ATTENDING, *IN_TILES,
+    *CALLING, *ADAM_STATE,
 ]  # fmt: skip

@@ -56,6 +56,9 @@ UPDATING = group(
     ("first moment decays as the second", AGAIN,
      "const float a = m[i] * decay.exp_avg, b",
      "const float a = m[i] * decay.exp_avg_sq, b"),
+    ("corrections of the other moment", f"{DENSE}as_exact_as_torch[1.0]",
+     "t * std::log(hyper.beta2)",
+     "t * std::log(hyper.beta1)"),
     ("moments do not decay", AGAIN,
      "decay_moments(exp_avg, exp_avg_sq, dim(), decay);",
      "decay_moments(exp_avg, exp_avg_sq, dim(), {1.0f, 1.0f});"),
@@ -269,7 +272,7 @@ JOIN = group(
 )  # fmt: skip
 
 DENSE_STEP = group(
-    "csrc/dense_adam.cpp",
+    "csrc/dense_adam_bindings.cpp",
     ("gradients are not looked at", f"{REFUSED}gradient-3-native]",
      "are_finite(gradients) &&",
      ""),
@@ -285,9 +288,6 @@ DENSE_STEP = group(
     ("the corrections of the step before", f"{DENSE}as_exact_as_torch[1.0]",
      "*steps_[i].mutable_data() += 1;",
      "(*steps_[i].mutable_data() += 1) - 1;"),
-    ("corrections of the other moment", f"{DENSE}as_exact_as_torch[1.0]",
-     "t * std::log(hyper_.beta2)",
-     "t * std::log(hyper_.beta1)"),
     ("arrays of another size", f"{DENSE}the_extension_refuses_arrays_that_do_not_fit",
      "equal = arrays[i].size() == weights[i].size();",
      "equal = arrays[i].size() <= weights[i].size();"),
@@ -295,9 +295,6 @@ DENSE_STEP = group(
 
 EXTRACTING = group(
     "csrc/self_attentive.cpp",
-    ("what is left of a row is left out", TANH,
-     "for (; j < width; ++j) sums[j % kLanes]",
-     "for (; j + 1 < width; ++j) sums[j % kLanes]"),
     ("tanh's slope without a square", BUDGET,
      "1.0f - hidden[j] * hidden[j]",
      "1.0f - hidden[j]"),
@@ -376,6 +373,9 @@ LANES = group(
     ("what is left of the rows is left out", f"{NATIVE}one_of_the_two_results_is_used[0]",
      "if constexpr (ROWS > 1)",
      "if constexpr (ROWS > 2)"),
+    ("what is left of a row is left out", TANH,
+     "for (; j < n; ++j) sums[j % kSums]",
+     "for (; j + 1 < n; ++j) sums[j % kSums]"),
 )  # fmt: skip
 
 THREADS = group(

@@ -124,6 +124,9 @@ STREAMING = group(
     ("parts of any command are taken", f"{PARTS}parts_of_another_command_are_not_mixed_in[--k 8]",
      "        if self.resumed:\n            self._check_plan()",
      "        if False:\n            self._check_plan()"),
+    ("the folders it is in stay", f"{PARTS}an_error_leaves_nothing[out/new/x.parquet]",
+     "                files.remove_empty(self._made)\n",
+     ""),
     ("the folder stays", EQUAL,
      "            shutil.rmtree(self.folder)\n        report_unknown",
      "        report_unknown"),
@@ -177,19 +180,19 @@ APPROXIMATE = group(
      "np.arange(0, items.num_items - 1)"),
 )  # fmt: skip
 
-WISHES = "tests/retrieval/test_recommend.py::test_"
-WISHING = group(
+REQUESTS = "tests/retrieval/test_recommend.py::test_"
+REQUESTING = group(
     "remi_fast/retrieval/recommend.py",
-    ("seen items of a filter by their ids", f"{WISHES}a_filter_is_the_list_without_the_others"
+    ("seen items of a filter by their ids", f"{REQUESTS}a_filter_is_the_list_without_the_others"
      "[True-chosen0]",
-     "seen = None if seen is None else wish.items.places(seen)",
+     "seen = None if seen is None else request.items.positions(seen)",
      "pass"),
-    ("ids among the chosen", f"{WISHES}a_filter_is_the_list_without_the_others[False-chosen0]",
-     "found = found._replace(ids=wish.items.ids[found.ids])",
+    ("ids among the chosen", f"{REQUESTS}a_filter_is_the_list_without_the_others[False-chosen0]",
+     "found = found._replace(ids=request.items.ids[found.ids])",
      "pass"),
-    ("diversity is dropped", f"{WISHES}diversity_takes_from_other_categories",
-     "if wish.categories is None:\n            return found",
+    ("diversity is dropped", f"{REQUESTS}diversity_takes_from_other_categories",
+     "if request.categories is None:\n            return found",
      "if True:\n            return TopK(*(part[:, :k] for part in found))"),
 )  # fmt: skip
 
-MUTANTS = [*SEARCHING, *TILES, *SETTLING, *STREAMING, *SCANNING, *APPROXIMATE, *WISHING]
+MUTANTS = [*SEARCHING, *TILES, *SETTLING, *STREAMING, *SCANNING, *APPROXIMATE, *REQUESTING]

@@ -34,7 +34,7 @@ TRYING = group(
      "in (_ends(values) if",
      "in (_ends(values)[:1] if"),
     ("the first are the sample", f"{SPACE}a_sample_of_a_range_fills_it",
-     "permute(range(sample), total, seed=seed, step=0)",
+     "permute(range(sample), total, seed=0, step=0)",
      "range(sample)"),
     ("values of another key", f"{SPACE}a_sample_is_of_different_combinations_and_repeats",
      "for each in reversed(values):",
@@ -47,8 +47,8 @@ RUNNING = group(
      "        shutil.rmtree(folder)\n    return False",
      "    return True"),
     ("begun again in spite of a checkpoint", GOES_ON,
-     '/ "checkpoints" / "last").exists()',
-     '/ "checkpoints" / "last").is_file()'),
+     "RunFolder(folder).last).exists()",
+     "RunFolder(folder).last).is_file()"),
     ("removed under another process", GOES_ON,
      "if mine is False:",
      "if mine is None:"),
@@ -58,6 +58,15 @@ RUNNING = group(
     ("folders of cut names are one", f"{SWEEP}folders_are_told_apart",
      "-{digest}-seed{seed}",
      "-seed{seed}"),
+    ("jobs do not share the cores", f"{SWEEP}jobs_share_the_cores[0-settings0-expected0]",
+     "len(os.sched_getaffinity(0)) // jobs",
+     "len(os.sched_getaffinity(0))"),
+    ("a swept number of threads is lost", f"{SWEEP}jobs_share_the_cores[0-settings2-expected2]",
+     '[("train.threads", str(threads)), *trial.settings]',
+     '[*trial.settings, ("train.threads", str(threads))]'),
+    ("two keys of a name", f"{SWEEP}names_are_short_where_they_are_ones_own",
+     "name if last.count(name) == 1 else key",
+     "name"),
     ("deviation of the population", TABLE,
      "statistics.stdev(values)",
      "statistics.pstdev(values)"),
@@ -66,11 +75,18 @@ RUNNING = group(
 TELLING = group(
     "remi_fast/sweep/table.py",
     ("chosen by the test", TABLE,
-     'self.values("valid", "recall@50")',
-     'self.values("test", "recall@50")'),
+     'self.values("valid", SELECTION_METRIC)',
+     'self.values("test", SELECTION_METRIC)'),
     ("the worst first", TABLE,
      "reverse=True",
      "reverse=False"),
 )  # fmt: skip
 
-MUTANTS = [*TRYING, *RUNNING, *TELLING]
+COMMAND = group(
+    "remi_fast/cli/train.py",
+    ("flags of train alone", f"{SWEEP}a_sweep_of_the_demo_has_its_preset[--ablation demo-3000]",
+     "for each in parser._actions if each.nargs == 0",
+     'for each in parser._actions if each.dest in ("resume", "json")'),
+)  # fmt: skip
+
+MUTANTS = [*TRYING, *RUNNING, *TELLING, *COMMAND]

@@ -98,7 +98,7 @@ SINGLE_VECTOR = group(
      "vector = self.linear(last) * (length > 0)[:, None]",
      "vector = self.linear(last)"),
     ("what stays is not scaled", DROPOUT,
-     ".to(history) / (1 - self.DROPOUT)",
+     ".to(history) / (1 - self.DROPOUT_RATE)",
      ".to(history)"),
     ("what should stay goes", DROPOUT,
      "kept = words[: history.numel()] >= round(",

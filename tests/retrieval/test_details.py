@@ -66,11 +66,11 @@ def means(rows):
 
 
 def test_the_metrics_of_evaluate_to_the_bit(dataset, model, counts):
-    expected = evaluate(model, model, dataset, "test", ks=KS)
-    got = evaluate_in_detail(model, model, dataset, "test", training_counts=counts, ks=KS)
+    expected = evaluate(model, dataset, "test", ks=KS)
+    got = evaluate_in_detail(model, dataset, "test", training_counts=counts, ks=KS)
     assert {name: got["metrics"][name] for name in expected} == expected
     assert got["diversity"] == [] and "diversity@3" not in got["metrics"]
-    values = per_user(model, model, dataset, "test", ks=KS)
+    values = per_user(model, dataset, "test", ks=KS)
     assert [len(each) for each in values.values()] == [expected["users"]] * 6
     for name, each in values.items():
         assert each.mean() == pytest.approx(expected[name])
@@ -80,7 +80,6 @@ def test_diversity_by_hand(dataset, model, counts):
     kinds = np.arange(dataset.num_items) % 5
     coefficients = [0.0, 0.3, 50.0]
     got = evaluate_in_detail(
-        model,
         model,
         dataset,
         "test",
@@ -108,7 +107,7 @@ def test_diversity_by_hand(dataset, model, counts):
 
 
 def test_groups_by_hand(dataset, model, counts):
-    found = evaluate_in_detail(model, model, dataset, "test", training_counts=counts, ks=KS)
+    found = evaluate_in_detail(model, dataset, "test", training_counts=counts, ks=KS)
     users = list(users_of(dataset, model))
     shown = 0
     for name, got in found["groups"]["history"].items():
@@ -142,6 +141,4 @@ def test_popularity_groups_hold_a_third_of_the_interactions():
 
 def test_coefficients_need_categories(dataset, model, counts):
     with pytest.raises(ValueError, match="categories: got None"):
-        evaluate_in_detail(
-            model, model, dataset, "test", training_counts=counts, coefficients=[0.1]
-        )
+        evaluate_in_detail(model, dataset, "test", training_counts=counts, coefficients=[0.1])

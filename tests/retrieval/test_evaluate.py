@@ -46,7 +46,7 @@ def by_hand(dataset, split, k, exclude_seen=False):
 def test_by_hand(monkeypatch, dataset, split, exclude_seen, at_once):
     monkeypatch.setattr(module, "USERS_AT_ONCE", at_once)
     model = MostPopular(dataset.num_items)
-    got = evaluate(model, model, dataset, split, ks=(3, 20), exclude_seen=exclude_seen)
+    got = evaluate(model, dataset, split, ks=(3, 20), exclude_seen=exclude_seen)
     assert got["users"] == len(dataset.eval_split(split))
     for k in (3, 20):
         assert got[f"recall@{k}"] == pytest.approx(by_hand(dataset, split, k, exclude_seen))
@@ -60,22 +60,22 @@ def test_no_more_is_searched_than_is_shown(dataset, monkeypatch):
         module, "search", lambda *arguments: sizes.append(arguments[2]) or search(*arguments)
     )
     model = MostPopular(dataset.num_items)
-    evaluate(model, model, dataset, "valid", ks=(3, 7))
-    list(module.blocks(model, model, dataset, "valid", 7, per_interest=True))
+    evaluate(model, dataset, "valid", ks=(3, 7))
+    list(module.blocks(model, dataset, "valid", 7, per_interest=True))
     assert sizes == [7, 14]
 
 
 def test_sample_of_users(dataset):
     model = MostPopular(dataset.num_items)
-    assert evaluate(model, model, dataset, "valid", max_users=7)["users"] == 7
+    assert evaluate(model, dataset, "valid", max_users=7)["users"] == 7
     assert len(model.histories) == 7
 
 
 def test_unknown_or_empty_split(dataset, monkeypatch):
     model = MostPopular(dataset.num_items)
     with pytest.raises(ValueError, match="unknown split 'tset'"):
-        evaluate(model, model, dataset, "tset")
+        evaluate(model, dataset, "tset")
     empty = type(dataset.eval_split("test"))(np.empty(0, np.int32), np.empty((0, 3), np.int64))
     monkeypatch.setattr(dataset, "eval_split", lambda name: empty)
     with pytest.raises(DataError, match="the test split has no users"):
-        evaluate(model, model, dataset, "test")
+        evaluate(model, dataset, "test")

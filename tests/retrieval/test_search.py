@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from remi_fast.kernels.interest_search import interest_search
+from remi_fast.retrieval import histories
 from remi_fast.retrieval import search as module
-from remi_fast.retrieval.histories import user_blocks
 from remi_fast.retrieval.search import MARGIN, search, settled
 from tests.device import DEVICE
 
@@ -137,10 +137,20 @@ def test_nothing_is_settled_where_nothing_was_found():
     assert settled(found, interests, table, 5).interest[:, 2:].eq(0).all()
 
 
-def test_few_users_at_a_time_where_one_has_seen_much():
+@pytest.mark.parametrize("most", [1, 2, 6, 50, 60, 61])
+def test_an_even_sample_has_both_ends_and_nobody_twice(most):
+    for count in range(1, 130):
+        found = histories.even_sample(count, most).tolist()
+        assert found == sorted(set(found)) and len(found) == min(count, most)
+        assert found[0] == 0 and (most == 1 or found[-1] == count - 1)
+    assert histories.even_sample(0, most).size == 0
+
+
+def test_few_users_at_a_time_where_one_has_seen_much(monkeypatch):
+    monkeypatch.setattr(histories, "ITEMS_AT_ONCE", 40)
     lengths = np.array([3, 1, 900, 2, 2, 2, 2, 2, 5])
     end = lengths.cumsum()
-    found = list(user_blocks(end - lengths, end, most=4, values=40))
+    found = list(histories.user_blocks(end - lengths, end, most=4))
     covered = [user for block in found for user in range(9)[block]]
     assert covered == list(range(9)), "a user twice, or never, or in another order"
     sizes = [len(range(9)[block]) for block in found]

@@ -128,9 +128,10 @@ def test_parts_of_another_command_are_not_mixed_in(here, monkeypatch, capsys, ch
     assert before == sorted(p.name for p in here.glob("out.parquet.parts/*"))
 
 
-def test_an_error_leaves_nothing(here, capsys):
+@pytest.mark.parametrize("out", ["out.parquet", "out/new/x.parquet"])
+def test_an_error_leaves_nothing(here, capsys, out):
     pl.DataFrame({"user_id": [1] * 5, "item_id": ["new"] * 5}).write_parquet("h.parquet")
-    assert main(WORDS.split()) == 1
+    assert main(WORDS.replace("out.parquet", out).split()) == 1
     assert "none of the 5 interactions" in capsys.readouterr().err
     assert not list(here.glob("out*"))
 

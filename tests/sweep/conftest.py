@@ -19,7 +19,7 @@ def metrics(value):
     return dict.fromkeys(METRICS, value)
 
 
-def train(folder, trial, data):
+def train(folder, trial, data, jobs=1):
     """A result, and a curve towards it, in the place of `SweepFolder.train`. The test disagrees
     with the validation."""
     if dict(trial.settings).get("optim.lr") == "9":
@@ -41,7 +41,7 @@ def made_up(monkeypatch):
     """No sweep trains; the trials that would have been are listed."""
     trained = []
 
-    def train_and_note(folder, trial, data):
+    def train_and_note(folder, trial, data, jobs):
         if not (trial.folder / "result.json").exists():
             trained.append(trial)
         return train(folder, trial, data)

@@ -10,7 +10,7 @@ import pytest
 
 from remi_fast import files, sweep
 from remi_fast.cli import main
-from remi_fast.config import Config
+from remi_fast.config import Config, TrainConfig, load_config
 from remi_fast.errors import ConfigError, RunFolderError
 
 from .conftest import metrics
@@ -61,6 +61,41 @@ def test_a_run_goes_on_from_its_checkpoint_or_is_begun_again(tmp_path, monkeypat
         6,
     ]
     assert words[0] == words[2] and words[0][-2:] == ["--loss.beta=2", "--train.seed=7"]
+
+
+def test_names_are_short_where_they_are_ones_own(tmp_path):
+    folder = sweep.SweepFolder(tmp_path / "sweep", Config(), "data")
+    settings = {"model.name": "mind", "loss.name": "ihn", "loss.beta": "2"}
+    (trial,) = folder.trials([settings], [1])
+    assert trial.name == "model.name=mind loss.name=ihn beta=2"
+    assert trial.folder.name.startswith("model.name=mind,loss.name=ihn,beta=2-")
+    done = {trial: {"valid": metrics(0.5), "test": metrics(0.5)}}
+    assert sweep.cells(sweep.rows(done))[0][:3] == ["model.name", "loss.name", "beta"]
+
+
+@pytest.mark.parametrize(
+    "given, settings, expected",
+    [
+        (0, {}, {1: "8", 2: "4", 9: "1"}),
+        (3, {}, {1: "3", 2: "3"}),
+        (0, {"train.threads": "5"}, {2: "5"}),
+    ],
+)
+def test_jobs_share_the_cores(tmp_path, monkeypatch, given, settings, expected):
+    monkeypatch.setattr(sweep.runs.os, "sched_getaffinity", lambda process: set(range(8)))
+    words, config = commands(monkeypatch), Config(train=TrainConfig(threads=given))
+    for jobs, threads in expected.items():  # of one sweep, whatever the jobs
+        folder = sweep.SweepFolder(tmp_path / "sweep", config, "data")
+        list(sweep.train_all(folder, folder.trials([settings], [1]), tmp_path / "data", jobs=jobs))
+        given_last = [word for word in words[-1] if word.startswith("--train.threads")][-1]
+        assert given_last == f"--train.threads={threads}"
+
+
+def test_a_grid_goes_on_with_other_jobs(dataset, tmp_path, capsys, made_up):
+    command = ["sweep", str(dataset.path), "--out", str(tmp_path / "sweep"), "--seeds", "1"]
+    for jobs in ("1", "2"):
+        assert main([*command, "--grid", "loss.beta=1,2", "--jobs", jobs]) == 0
+    assert len(made_up) == 2, "nothing twice"
 
 
 def test_a_folder_is_of_one_sweep(tmp_path):
@@ -154,6 +189,19 @@ def test_the_ablation_of_each_model(dataset, tmp_path, capsys, made_up):
     assert [t.settings for t in made_up] == [
         tuple(zip(keys, (model, *each), strict=True)) for model in models for each in ablation
     ]
+
+
+@pytest.mark.parametrize(
+    "words, steps",
+    [("--ablation demo", 3000), ("demo --ablation", 3000), ("data --out demo", 10**6)],
+)
+def test_a_sweep_of_the_demo_has_its_preset(words, steps, tmp_path, monkeypatch, made_up):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep.SweepFolder, "prepared", lambda folder, data: tmp_path / data)
+    words = words.split() if "--out" in words else ["--out", "out", *words.split()]
+    assert main(["sweep", *words, "--seeds", "1"]) == 0
+    (config,) = tmp_path.glob("*/config.yaml")
+    assert load_config(config).train.steps == steps and made_up
 
 
 def test_without_matplotlib_a_sweep_ends_well(dataset, tmp_path, capsys, made_up, monkeypatch):

@@ -110,7 +110,7 @@ def device_step(loss=None, model=None):
     step = made("triton", loss, model)
     batches = DeviceBatchLoader(*sequences(), device=DEVICE, backend="triton", **DRAWING)
     device = DeviceStep(step, batches)
-    device._optimizer.announce([1e-3] * 3)
+    device._optimizer.schedule_steps([1e-3] * 3)
     step.dense_optimizer.make_state()
     device._launch_several(1, beta=1.0)  # warm up
     return device

@@ -225,5 +225,5 @@ def test_what_is_announced_is_a_rate(rate):
     model, config = model_and_config()
     step = steps.TrainingStep(model, config)
     with pytest.raises(ValueError, match=r"rates: got .*, expected a finite number >= 0"):
-        step.table_optimizer.announce([0.1, rate])
+        step.table_optimizer.schedule_steps([0.1, rate])
     assert step.table_optimizer.steps_taken == 0

@@ -94,7 +94,7 @@ def test_tensorboard_has_every_line(tmp_path):
 def test_it_learns(dataset, tmp_path):
     result = api.train(dataset.path, tmp_path / "run", config(steps=400, eval_every=100))
     untrained = module.make_model(config().model, dataset.num_items, seed=1)
-    before = module.evaluate(untrained, untrained, dataset, "test")
+    before = module.evaluate(untrained, dataset, "test")
     assert result["test"]["recall@20"] > before["recall@20"] + 0.2
 
 
@@ -231,7 +231,7 @@ def test_without_checkpoints_the_last_weights_are_tested(finished, dataset, tmp_
     checkpoint.restore_training_state(
         finished[0] / "checkpoints" / "last", TrainingStep(trained, config())
     )
-    assert result["test"] == module.evaluate(trained, trained, dataset, "test")
+    assert result["test"] == module.evaluate(trained, dataset, "test")
     with pytest.raises(RunFolderError, match="kept no weights: got train.checkpoints 'none'"):
         api.load(run)
 

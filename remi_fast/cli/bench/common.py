@@ -147,6 +147,16 @@ def run(parts: Mapping[str, Any], arguments: Any) -> list[Case]:
     return cases
 
 
+def runner(part: str) -> Callable[[Any], int]:
+    """The `run` of a part that does no more than to measure each case, print and write."""
+
+    def run_part(arguments: Any) -> int:
+        run({part: arguments}, arguments)
+        return 0
+
+    return run_part
+
+
 def show(title: str, case: Case, columns: Mapping[str, Callable[[Case], str]]) -> None:
     """Print a row for each contestant, then who was skipped."""
     from rich.console import Console

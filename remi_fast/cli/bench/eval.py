@@ -21,10 +21,7 @@ def add_arguments(parser: "ArgumentParser") -> None:
     common.add_run(parser, rounds=5, seconds=0.3)
 
 
-def run(arguments: Any) -> int:
-    """Measure each case, print and write."""
-    common.run({"eval": arguments}, arguments)
-    return 0
+run = common.runner("eval")
 
 
 def check(arguments: Any) -> None:

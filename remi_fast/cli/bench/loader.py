@@ -18,10 +18,7 @@ def add_arguments(parser: "ArgumentParser") -> None:
     common.add_run(parser, rounds=9, seconds=0.3)
 
 
-def run(arguments: Any) -> int:
-    """Measure each case, print and write."""
-    common.run({"loader": arguments}, arguments)
-    return 0
+run = common.runner("loader")
 
 
 def check(arguments: Any) -> None:

@@ -4,14 +4,13 @@ the published formula, autograd, torch.compile and other libraries."""
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from remi_fast.benchmark.published import NEGATIVES
 from remi_fast.cli.bench import common
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
     from remi_fast.benchmark.loss_contestants import Size
-
-SAMPLED = 10  # negatives of each sample of the batch, as published; shared by the batch
 
 
 def add_arguments(parser: "ArgumentParser") -> None:
@@ -22,7 +21,7 @@ def add_arguments(parser: "ArgumentParser") -> None:
         type=int,
         nargs="+",
         default=[],
-        help=f"shared by the batch; one case each (default: {SAMPLED} per sample)",
+        help=f"shared by the batch; one case each (default: {NEGATIVES} per sample)",
     )
     parser.add_argument(
         "--catalogue", type=int, help="use a whole catalogue of N items as the negatives instead"
@@ -40,10 +39,7 @@ def add_arguments(parser: "ArgumentParser") -> None:
     common.add_run(parser, rounds=9, seconds=0.3)
 
 
-def run(arguments: Any) -> int:
-    """Measure each case, print and write."""
-    common.run({"loss": arguments}, arguments)
-    return 0
+run = common.runner("loss")
 
 
 def check(arguments: Any) -> None:
@@ -89,7 +85,7 @@ def _sizes(arguments: Any) -> "list[Size]":
         Size(batch, negatives, catalogue=whole, **options)
         for batch in arguments.batch_size
         for negatives in ([arguments.catalogue] if whole else arguments.num_negatives)
-        or [SAMPLED * batch]
+        or [NEGATIVES * batch]
     ]
 
 

@@ -268,6 +268,17 @@ DATA = [
         "whole",
         kind=ConfigError,
     ),
+    *(
+        refused(
+            f"prepare: a truth for {name}",
+            lambda name=name: PrepareSettings(**{name: True}),
+            f"{name}: ",
+            "got True",
+            "a whole number",
+            kind=ConfigError,
+        )
+        for name in ("min_item", "min_user", "seed")
+    ),
     refused(
         "prepare: a number for a name",
         lambda: PrepareSettings(user_col=3),

@@ -145,6 +145,7 @@ CASES = [
     invalid("F: a seed of 2^64", lambda: draw(seed=2**64), "seed: got", "got 1844", r"2\^64"),
     wrong_type("F: half a seed", lambda: draw(seed=1.5), "seed: ", "got 1.5", "a whole number"),
     invalid("F: a step below 0", lambda: draw(step=-1), "step: got", "got -1", r"in \[0, 2\^32"),
+    wrong_type("F: a truth for a seed", lambda: draw(seed=True), "seed: ", "got True", "a whole"),
     wrong_type("F: half a step", lambda: draw(step=0.5), "step: ", "got 0.5", "a whole number"),
     invalid("F: sampler", lambda: draw(sampler="zipf"), "sampler: got", "got 'zipf'", "uniform"),
     invalid(

@@ -294,6 +294,28 @@ CASES = [
         {"x.inter": "user_id,item_id\n1,2\n"},
     ),
     refused(
+        "a field of 200,000 characters in a header",
+        PREPARE,
+        "x.csv: cannot be read",
+        "field larger than",
+        "expected interactions",
+        csv("user," + "i" * 200_000 + GOOD),
+    ),
+    *(
+        refused(
+            f"a folder that begins with {what}",
+            "prepare split --out out",
+            "x_train.txt",
+            got,
+            expected,
+            {"split/x_train.txt": content, "split/x_valid.txt": "", "split/x_test.txt": ""},
+        )
+        for what, content, got, expected in (
+            ("200,000 characters", "u" * 200_000 + ",1,1\n", "field larger", "interactions"),
+            ("latin 1", b"\xe9,1,1\n", "byte 0xe9", "UTF-8 text"),
+        )
+    ),
+    refused(
         "an unknown ending",
         "prepare x.xlsx --out out",
         "x.xlsx",

@@ -75,6 +75,14 @@ CASES = [
         "got False with loss.sampler 'popularity'",
         "only uniform negatives",
     ),
+    refused(
+        "a batch of one for its own negatives",
+        f"{TRAIN} --loss.sampler=in-batch --train.batch_size=1",
+        "train.batch_size: ",
+        "got 1 with loss.sampler 'in-batch'",
+        "expected 2 or more",
+        kind=2,
+    ),
     option("an unknown selection", "--loss.selection=bam", "bam", "one of hard, soft"),
     option("tau below 0", "--loss.selection_tau=-1", "got -1", "finite number >= 0"),
     accepted("soft selection", f"{TRAIN} --loss.selection=soft", trained(selection="soft")),
@@ -144,6 +152,14 @@ CASES = [
     ),
     refused(
         "no preset", f"{TRAIN} --preset", "--preset: ", "got nothing", "expected a value", kind=2
+    ),
+    refused(
+        "no preset after the sign",
+        "train data --preset= --out out",
+        "--preset=: ",
+        "got nothing",
+        "expected a value",
+        kind=2,
     ),
     refused(
         "no file of settings",

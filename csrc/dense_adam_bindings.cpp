@@ -1,7 +1,6 @@
 // Adam on parameters all of which move at every step: one call for all of them.
 #include <pybind11/stl.h>
 
-#include <cmath>
 #include <vector>
 
 #include "adam.hpp"
@@ -48,11 +47,9 @@ class DenseAdam {
             return false;
         for (size_t i = 0; i < weights_.size(); ++i) {
             const double t = *steps_[i].mutable_data() += 1;
-            const double step_size = lr / -std::expm1(t * std::log(hyper_.beta1));
-            const double correction = 1 / std::sqrt(-std::expm1(t * std::log(hyper_.beta2)));
-            adam_step(weights_[i].mutable_data(), exp_avgs_[i].mutable_data(),
-                      exp_avg_sqs_[i].mutable_data(), gradients[i].data(), weights_[i].size(),
-                      hyper_, static_cast<float>(step_size), static_cast<float>(correction));
+            adam_step_at(weights_[i].mutable_data(), exp_avgs_[i].mutable_data(),
+                         exp_avg_sqs_[i].mutable_data(), gradients[i].data(), weights_[i].size(),
+                         hyper_, lr, t);
         }
         return true;
     }
