@@ -22,8 +22,8 @@ _TYPES = {int: "whole number", float: "number", bool: "true or false"}
 _CONFIGURATION = """\
 # Configuration
 
-Every setting of a training run, generated from `remi_fast/config.py`. Each of these overrides the one before: the
-defaults (the published settings of REMI), `--preset NAME`, `--config FILE`, then options:
+Every setting of a training run, generated from `remi_fast/config.py`. Each of these overrides the
+one before: the defaults (the published settings of REMI), `--preset NAME`, `--config FILE`, options:
 
     remi-fast train data --out runs/one --preset gowalla --config mine.yaml --loss.beta=0.5
 
@@ -33,8 +33,8 @@ defaults (the published settings of REMI), `--preset NAME`, `--config FILE`, the
 
     config = Config(loss=LossConfig(beta=0.5))
 
-An unknown key is an error that names the nearest one. A run saves all settings in its `config.yaml`, which is
-itself a valid `--config`.
+An unknown key is an error that names the nearest one. A run saves all settings in its
+`config.yaml`, which is itself a valid `--config`.
 """
 
 
@@ -101,8 +101,8 @@ def _preset(preset: str) -> str:
 _COMMANDS = """\
 # Commands
 
-What `remi-fast COMMAND --help` says, generated from `remi_fast/cli/`. The exit status is 0 on success, 1 on failure,
-2 for wrong options or settings, and 130 after Ctrl-C.
+What `remi-fast COMMAND --help` says, generated from `remi_fast/cli/`. The exit status is 0 on
+success, 1 on failure, 2 for wrong options or settings, and 130 after Ctrl-C.
 """
 
 
@@ -172,8 +172,8 @@ def benchmarks() -> str:
 
 _FILES = """## Files
 
-Every file names the commit (`-dirty`: with uncommitted changes), the versions, the hardware and the command it was
-measured with.
+Every file names the commit (`-dirty`: with uncommitted changes), the versions, the hardware and the
+command it was measured with.
 
 | file | commit | torch | hardware | command |
 |---|---|---|---|---|
