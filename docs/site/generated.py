@@ -23,7 +23,7 @@ _CONFIGURATION = """\
 # Configuration
 
 Every setting of a training run, generated from `remi_fast/config.py`. Each of these overrides the
-one before: the defaults (the published settings of REMI), `--preset NAME`, `--config FILE`, options:
+one before: the defaults (the published settings of REMI), `--preset NAME`, `--config`, options:
 
     remi-fast train data --out runs/one --preset gowalla --config mine.yaml --loss.beta=0.5
 
