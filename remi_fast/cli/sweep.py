@@ -60,8 +60,7 @@ def arrange(words: list[str], parser: "ArgumentParser") -> list[str]:
 
     if "--resume" in words:
         raise ConfigError(
-            "--resume: a sweep has no such option: the same command without it goes on where the "
-            "sweep was"
+            "--resume: a sweep has no such option: repeat its command to resume it, without --resume"
         )
     return train.arrange(words, parser)
 
@@ -91,7 +90,7 @@ def run(arguments: Any) -> int:
     try:
         done, failed = _follow(runs)
     except KeyboardInterrupt:
-        print(f"{folder.path}: the same command goes on from here", file=sys.stderr)
+        print(f"{folder.path}: run the same command again to resume", file=sys.stderr)
         raise
     if done:
         _report(sweep.rows(done, best_first=bool(arguments.optuna)), arguments, folder.path)

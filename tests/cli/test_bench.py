@@ -139,7 +139,7 @@ ERRORS = [
     ("--beta=3", "--beta: `bench step` has no such option, expected it after `bench loss`"),
     ("all --k 3", "--k: `bench all` has no such option, expected it after `bench eval`"),
     ("loss --rond 3", "--rond: `bench loss` has no such option; did you mean --rounds?"),
-    ("loss --batch-size x", "batch_size: got x, expected a whole number"),
+    ("loss --batch-size x", "bench: --batch-size: got x, expected a whole number"),
     ("loss --batch-size 0", "--batch-size: got [0], expected at least 1"),
     ("loss --precision bf16", "bench: --precision: got 'bf16' on a CPU, expected 'fp32'"),
     ("loss --num-negatives 5 --catalogue 7", "--num-negatives and --catalogue: got both"),

@@ -279,13 +279,13 @@ def test_without_matplotlib_a_sweep_ends_well(dataset, tmp_path, capsys, made_up
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--grid", "loss.betta=1,2"], "did you mean loss.beta"),
+        (["--grid", "loss.betta=1,2"], "did you mean --loss.beta"),
         (["--jobs", "0"], "--jobs: got 0, expected 1 or more"),
         (["--sample", "0", "--grid", "loss.beta=1,2"], "--sample: got 0"),
         (["--ablation", "--loss.beta=0"], "--ablation: got loss.beta 0"),
         (["--optuna", "5"], "--optuna: got no --grid"),
-        (["--resume"], "--resume: a sweep has no such option: the same command without it"),
-        (["--resume", "--train.steps=400"], "the same command without it goes on"),
+        (["--resume"], "--resume: a sweep has no such option: repeat its command to resume it"),
+        (["--resume", "--train.steps=400"], "repeat its command to resume it, without --resume"),
     ],
 )
 def test_bad_commands_leave_nothing_behind(words, message, dataset, tmp_path, capsys):
