@@ -404,11 +404,9 @@ def _in_our_words(message: str, known: list[str]) -> str:
     """What argparse and jsonargparse say, as `_check_types` has it, with the names of options."""
     if found := re.fullmatch(r"(the following arguments are required: )(.*)", message):
         return found[1] + ", ".join(_option(name, known) for name in found[2].split(", "))
-    if found := re.fullmatch(
-        r"argument (--[\w-]+): invalid choice: (.*) \(choose from (.*)\)", message
-    ):
+    if found := re.fullmatch(r"argument (\S+): invalid choice: (.*) \(choose from (.*)\)", message):
         return _one_of(found[1], found[2], found[3])
-    if found := re.fullmatch(r"argument (--[\w-]+): expected (one|at least one) argument", message):
+    if found := re.fullmatch(r"argument (\S+): expected (one|at least one) argument", message):
         return f"{found[1]}: got nothing, expected a value after it"
     found = re.match(r'Parser key "([\w.]+)".*?: Expected an? (.+?)\. Got value: ?(.*)', message)
     if not found:
@@ -422,7 +420,7 @@ def _in_our_words(message: str, known: list[str]) -> str:
 
 
 def _option(name: str, known: list[str]) -> str:
-    """`batch_size` as --batch-size, where it is an option; keys of the configuration as they are."""
+    """`batch_size` as --batch-size, where that is an option; other names as they are."""
     option = f"--{name.replace('_', '-')}"
     return option if option in known and "." not in name else name
 

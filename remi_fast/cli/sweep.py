@@ -60,7 +60,8 @@ def arrange(words: list[str], parser: "ArgumentParser") -> list[str]:
 
     if "--resume" in words:
         raise ConfigError(
-            "--resume: a sweep has no such option: repeat its command to resume it, without --resume"
+            "--resume: a sweep has no such option: repeat its command to resume it, "
+            "without --resume"
         )
     return train.arrange(words, parser)
 

@@ -330,7 +330,7 @@ CASES = [
         "evaluate run --split train",
         "--split",
         "'train'",
-        "'valid', 'test'",
+        "one of valid, test",
         kind=2,
     ),
 ]
