@@ -77,7 +77,8 @@ def test_overview(capsys):
         (["prepare", "x", "--out", "x", "--min-item"], 2, "--min-item: got nothing, expected a "),
         (["recommend", "x", "--sample", "a"], 2, "--sample: got a, expected a whole number"),
         (["train", "--out", "nowhere", "--resume"], 1, "nowhere: no such folder"),
-        (["train", "demo", "--out", "x", "--resume"], 2, "expected none"),
+        (["train", "demo", "--out", "x", "--resume"], 1, "x: no such folder"),
+        (["train", "demo", "--out", "x", "--resume", "--loss.beta=1"], 1, "x: no such folder"),
         (["train", "nothing.csv", "--out", "x"], 1, "nothing.csv: no such file"),
         (["prepare", "nothing.csv", "--out", "x"], 1, "nothing.csv: no such file"),
         (["evaluate", "nowhere"], 1, "nowhere: no such folder"),
@@ -178,6 +179,40 @@ def test_train_refuses_an_existing_run_and_resumes_it(trained, capsys):
     assert main(["train", "--out", str(trained), "--resume", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["train"]["steps"] == 20
     assert (trained / "metrics.jsonl").read_text() == before
+
+
+def test_the_same_command_resumes_its_run_but_no_other(trained, raw_file, tmp_path, capsys):
+    data, out = str(trained.parent / "data"), ["--out", str(trained)]
+    for words in (
+        [data, *out, *SMALL],
+        [f"{data}/../data", *out],
+        [*out, *reversed(SMALL)],
+        [data, *out, "--config", str(trained / "config.yaml")],
+    ):
+        assert main(["train", *words, "--resume", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["train"]["steps"] == 20
+    for words, message in (
+        ([data, *out, *SMALL[1:]], "--resume: got '--model.num_interests=2', expected no settings"),
+        ([*out, *SMALL, "--train.steps=30"], "--resume: got '--model.dim=8', expected no settings"),
+        (["demo", *out], f"--resume: got DATA 'demo', expected none, or '{data}'"),
+        ([str(raw_file), *out], "expected none, or"),
+    ):
+        assert main(["train", *words, "--resume"]) == 2
+        assert message in capsys.readouterr().err
+    raw = ["train", str(raw_file), "--out", str(tmp_path / "raw"), *SMALL]
+    assert main(raw) == 0 and main([*raw, "--resume"]) == 0
+    assert main(["train", "demo", "--out", str(tmp_path / "raw"), "--resume"]) == 2
+    assert f"or '{raw_file.name}'" in capsys.readouterr().err
+
+
+def test_the_command_of_the_demo_resumes_it(tmp_path, capsys):
+    words = ["train", "demo", "--out", str(tmp_path / "demo"), "--train.steps=1", "--json"]
+    words += ["--train.eval_users=20"]
+    assert main(words) == 0
+    result = capsys.readouterr().out
+    for more in (words, words[:4]):
+        assert main([*more, "--resume", "--json"]) == 0
+        assert capsys.readouterr().out == result
 
 
 def test_later_settings_win_wherever_they_stand(raw_file, tmp_path, capsys):
