@@ -25,7 +25,9 @@ def add_arguments(parser: "ArgumentParser") -> None:
     """Declare the command's arguments."""
     from remi_fast.cli import train
 
-    parser.add_argument("--out", required=True, help="folder of the sweep, to make or to go on in")
+    parser.add_argument(
+        "--out", required=True, metavar="SWEEP", help="folder of the sweep, to make or to go on in"
+    )
     train.add_settings(parser)
     parser.add_argument(
         "--grid",

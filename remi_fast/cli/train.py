@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: "ArgumentParser") -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--out", required=True, help="run folder to make (or to --resume)")
+    parser.add_argument(
+        "--out", required=True, metavar="RUN", help="run folder to make (or to --resume)"
+    )
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     add_settings(parser)
 
@@ -33,7 +35,9 @@ def add_settings(parser: "ArgumentParser") -> None:
     """Declare DATA and the settings, which `sweep` has, too."""
     from jsonargparse import ActionConfigFile
 
-    parser.add_argument("data", nargs="?", help="prepared folder, raw file, or demo")
+    parser.add_argument(
+        "data", nargs="?", metavar="DATA", help="prepared folder, raw file, or demo"
+    )
     parser.add_argument("--preset", help=f"packaged settings: {', '.join(preset_names())}")
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file of settings")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")

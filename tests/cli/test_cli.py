@@ -1,6 +1,7 @@
 """The command line as its user meets it."""
 
 import json
+import logging
 import re
 
 import polars as pl
@@ -41,6 +42,16 @@ def test_help_leaves_out_defaults_that_say_nothing(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert not re.search(r"default: null|default: \[\]|\(default: False", text)
     assert "type: bool, default: False" in text and "type: int, default: 50" in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_usage_is_short(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    usage, _, _ = capsys.readouterr().out.partition("\n\n")
+    assert usage.count("\n") <= 1 and "ptions]" in usage.casefold()
+    if command == "train":
+        assert usage == "usage: remi-fast train [options] --out RUN [DATA]"
 
 
 def test_overview(capsys):
@@ -249,6 +260,17 @@ def test_recommend_prints(trained, tmp_path, capsys):
     unknown.write_text("user_id,item_id\nnew,nothing\n")
     assert main(["recommend", str(trained), "--histories", str(unknown)]) == 1
     assert "none of the 1 interactions" in capsys.readouterr().err
+
+
+def test_a_warning_says_that_it_is_one(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", [])  # pytest's
+    monkeypatch.setattr(logging.root, "level", logging.root.level)
+    histories = tmp_path / "h.csv"
+    histories.write_text("user_id,item_id\nnew,t0-1\nnew,nothing\n")
+    assert main(["recommend", str(trained), "--histories", str(histories), "--json"]) == 0
+    assert capsys.readouterr().err.startswith("remi-fast: warning: 1 of 2 interactions are with ")
+    logging.getLogger("remi_fast.training.progress").info("step 10 of 20")
+    assert capsys.readouterr().err == "remi-fast: step 10 of 20\n"
 
 
 def test_info(capsys):
