@@ -33,6 +33,7 @@ from bench.gpu_pieces import DATA, ROOT, Piece, chosen
 LOGS = ROOT / "build" / "gpu"
 REHEARSAL = ROOT / "build" / "rehearsal"
 SHOWN = 25  # last lines of a piece's output
+PATIENCE = 10  # seconds between asking a piece that is late to end and ending it
 PASSED, FAILED, LATE, CANNOT, WAITING = "passed", "failed", "out of time", "cannot", "not started"
 
 
@@ -120,23 +121,34 @@ def run(piece: Piece, logs: Path, rehearsal: bool, running: set[int]) -> dict[st
             status = PASSED if process.wait(piece.limit) == 0 else FAILED
         except subprocess.TimeoutExpired:
             status = LATE
+            os.killpg(process.pid, signal.SIGINT)  # pytest reports how far it came
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE)
         finally:
             end(process.pid)
             process.wait()
             running.discard(process.pid)
     ending = {"status": status, "seconds": round(time.monotonic() - start, 1)}
     if piece.is_test and report.exists() and not rehearsal:
-        tests = tests_of(report)
+        tests = tests_of(report, status == LATE)
         results.save(f"gpu_{piece.name}", ending | tests)
         ending["tests"] = tests["tests"]
+        if status == PASSED and not tests["tests"]["passed"]:
+            reasons = "; ".join(tests["skipped because"])
+            ending |= {"status": CANNOT, "why": f"no test ran: {reasons}"}
     return ending | {"commit": results.commit()}
 
 
-def tests_of(report: Path) -> dict[str, Any]:
-    """Numbers, failed tests and why tests were skipped, from pytest's report."""
+def tests_of(report: Path, late: bool) -> dict[str, Any]:
+    """Numbers, failed tests and why tests were skipped, from pytest's report.
+
+    late: it was interrupted, in the last test of the report.
+    """
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     failed, skipped = [], set()
-    for case in ElementTree.parse(report).iter("testcase"):
+    cases = list(ElementTree.parse(report).iter("testcase"))
+    interrupted = [case.get("name") for case in cases[-1:] if late and len(case) == 0]
+    for case in cases[: len(cases) - len(interrupted)]:
         outcome = {child.tag: child for child in case}
         if "failure" in outcome or "error" in outcome:
             counts["failed"] += 1
@@ -146,7 +158,8 @@ def tests_of(report: Path) -> dict[str, Any]:
             skipped.add(outcome["skipped"].get("message"))
         else:
             counts["passed"] += 1
-    return {"tests": counts, "failed": failed, "skipped because": sorted(map(str, skipped))}
+    found = {"tests": counts, "failed": failed, "skipped because": sorted(map(str, skipped))}
+    return found | {"interrupted": interrupted}
 
 
 def hand_out(folder: Path, logs: Path) -> None:
