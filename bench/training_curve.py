@@ -20,6 +20,7 @@ from typing import Any
 from bench import results
 from remi_fast import api
 from remi_fast.config import Config, LossConfig, TrainConfig, as_dict
+from remi_fast.training.run_folder import RunFolder
 
 
 def train(data: Path, config: Config, most_seconds: float) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def train(data: Path, config: Config, most_seconds: float) -> dict[str, Any]:
             result = {"interrupted": True}
         interrupt.cancel()
         seconds = time.perf_counter() - start
-        text = (run / "metrics.jsonl").read_text(encoding="utf-8")
+        text = RunFolder(run).metrics_file.read_text(encoding="utf-8")
     return {
         "data": data.name,
         "config": as_dict(config),
