@@ -130,7 +130,7 @@ def run(piece: Piece, logs: Path, rehearsal: bool, running: set[int]) -> dict[st
             running.discard(process.pid)
     ending = {"status": status, "seconds": round(time.monotonic() - start, 1)}
     if piece.is_test and report.exists() and not rehearsal:
-        tests = tests_of(report, status == LATE)
+        tests = tests_of(report)
         results.save(f"gpu_{piece.name}", ending | tests)
         ending["tests"] = tests["tests"]
         if status == PASSED and not tests["tests"]["passed"]:
@@ -139,16 +139,13 @@ def run(piece: Piece, logs: Path, rehearsal: bool, running: set[int]) -> dict[st
     return ending | {"commit": results.commit()}
 
 
-def tests_of(report: Path, late: bool) -> dict[str, Any]:
-    """Numbers, failed tests and why tests were skipped, from pytest's report.
-
-    late: it was interrupted, in the last test of the report.
-    """
+def tests_of(report: Path) -> dict[str, Any]:
+    """Numbers, failed tests and why tests were skipped, from pytest's report."""
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     failed, skipped = [], set()
-    cases = list(ElementTree.parse(report).iter("testcase"))
-    interrupted = [case.get("name") for case in cases[-1:] if late and len(case) == 0]
-    for case in cases[: len(cases) - len(interrupted)]:
+    for case in ElementTree.parse(report).iter("testcase"):
+        if case.get("name") is None:  # it was interrupted
+            continue
         outcome = {child.tag: child for child in case}
         if "failure" in outcome or "error" in outcome:
             counts["failed"] += 1
@@ -158,8 +155,7 @@ def tests_of(report: Path, late: bool) -> dict[str, Any]:
             skipped.add(outcome["skipped"].get("message"))
         else:
             counts["passed"] += 1
-    found = {"tests": counts, "failed": failed, "skipped because": sorted(map(str, skipped))}
-    return found | {"interrupted": interrupted}
+    return {"tests": counts, "failed": failed, "skipped because": sorted(map(str, skipped))}
 
 
 def hand_out(folder: Path, logs: Path) -> None:
