@@ -362,8 +362,9 @@ def test_a_training_that_takes_too_long_leaves_its_curve(dataset, tmp_path, monk
 
 
 def test_a_training_is_kept_with_its_times(dataset):
-    config = Config(train=TrainConfig(steps=20, eval_every=10, batch_size=8))
+    config = Config(train=TrainConfig(steps=100, eval_every=50, batch_size=8))
     found = training_curve.train(dataset.path, config, most_seconds=1e6)
     assert 0 < found["steps alone, s"] < found["in all, s"] + 0.1
+    assert found["samples/s"] == pytest.approx(800 / found["steps alone, s"], rel=0.05)
     assert found["result"]["test"]["recall@50"] >= 0
-    assert [p["step"] for p in found["curve"] if p["split"] == "valid"] == [10, 20]
+    assert [p["step"] for p in found["curve"] if p["split"] == "valid"] == [50, 100]
