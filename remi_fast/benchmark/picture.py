@@ -47,7 +47,9 @@ def _dots(axes: Any, case: dict[str, Any]) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(axis="x", alpha=0.3)
-    axes.set_xlabel("milliseconds a step (logarithmic): median and range; in brackets, its ratio")
+    axes.set_xlabel(
+        "milliseconds a step (logarithmic): median, range; in brackets, against the first"
+    )
     title = f"batch {case['batch_size']:,}, {case['items']:,} items, {case['precision']}"
     axes.set_title(title, loc="left")
     axes.spines[["top", "right"]].set_visible(False)

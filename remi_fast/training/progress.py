@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from remi_fast.training.trainer import Trainer
 
 REFRESH_SECONDS = 0.5
-BAR = 4, 24  # least and most characters
+MOST_BAR = 24  # characters
 
 logger = logging.getLogger(__name__)
 
@@ -79,21 +79,20 @@ def _loss_and_speed(trainer: "Trainer") -> tuple[str, str]:
 def line(width: int, done: tuple[int, int], seconds_left: float | None, more: list[str]) -> str:
     """The line of a terminal of `width` characters, in rich's markup.
 
-    Step, number of steps and time left are never cut. Where it is narrow the bar shrinks; then the
-    last of `more` go, one by one.
+    Step, number of steps and time left are never cut. Where it is narrow the bar shrinks, to
+    nothing; then the last of `more` go, one by one.
     """
     step, steps = done
     left = "-:--:--" if seconds_left is None else str(timedelta(seconds=math.ceil(seconds_left)))
     numbers = f"{step:{len(str(steps))}}/{steps} {left}"
-    least, most = BAR
     shown = list(more)
     while True:
         text = "  ".join([numbers, *shown])
         room = width - len(f"training  {text}")
-        if room >= least or not shown:
+        if room >= 0 or not shown:
             break
         shown.pop()
-    bar = max(0, min(most, room))
+    bar = max(0, min(MOST_BAR, room))
     full = bar * step // steps
     drawn = f"[bar.complete]{'━' * full}[/][bar.back]{'━' * (bar - full)}[/] " if bar else ""
     return f"training {drawn}{text}"

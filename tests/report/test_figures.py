@@ -53,6 +53,17 @@ def test_curves_are_the_logs(drawn, trained):
         assert entries[1] == "_remi" and entries[0][:9] == HOSTILE[:9]
 
 
+def test_a_run_that_is_alone_is_not_named_below_each_figure(drawn):
+    *_, figures = drawn("_remi")
+    named = {
+        name: [text.get_text() for legend in figure.legends for text in legend.texts]
+        for name, figure in figures.items()
+    }
+    assert len(named) > 6 and not any("_remi" in text for each in named.values() for text in each)
+    assert named["loss"] == named["interest-usage"] == []
+    assert "collapsed" in named["largest-routing-weights"][0] and named["item-map-1"]
+
+
 def test_the_best_validation_is_marked(drawn, trained):
     runs, _, figures = drawn(*BOTH)
     dots = [line for line in figures["recall"].axes[0].lines if line.get_marker() == "o"]
