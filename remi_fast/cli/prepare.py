@@ -1,5 +1,6 @@
-"""Make a dataset folder from raw interactions: .parquet, .csv, .tsv, .jsonl(.gz), RecBole .inter,
-or a folder of *_train.txt, *_valid.txt and *_test.txt as ComiRec publishes them."""
+"""Make a dataset folder from raw interactions: .parquet, .csv, .tsv, .jsonl (text also
+with .gz), RecBole .inter, or a folder of *_train.txt, *_valid.txt and *_test.txt as ComiRec
+publishes them."""
 
 import json
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,7 @@
 """Reading raw interactions: every supported format becomes one table of users, items and times.
 
-Formats: .parquet, .csv, .tsv, .jsonl, .jsonl.gz, RecBole's .inter (a TSV file with typed names in
-its header), and a folder of text files split already, as ComiRec publishes them.
+Formats: .parquet, .csv, .tsv, .jsonl, these three with .gz too, RecBole's .inter (a TSV file with
+typed names in its header), and a folder of text files split already, as ComiRec publishes them.
 
 Text formats are read as text and typed afterwards. Ids that are all whole numbers become int64;
 any others stay text, as do numbers with leading zeros, since "007" and "7" are two ids. A column
@@ -21,10 +21,13 @@ import polars as pl
 from remi_fast.data.bounded_gzip import BoundedGzip
 from remi_fast.data.dataset import MANIFEST
 from remi_fast.data.text_files import (
-    POLARS_ERRORS,
+    READ_ERRORS,
     SEPARATORS,
     Part,
+    check_fields,
     diagnose,
+    ends_with_separator,
+    may_lack_fields,
     open_text,
     reading,
     sample,
@@ -33,7 +36,7 @@ from remi_fast.data.text_files import (
 )
 from remi_fast.errors import DataError, listed, nearest, shown
 
-SUFFIXES = (".parquet", ".csv", ".tsv", ".inter", ".jsonl", ".jsonl.gz")
+SUFFIXES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".inter", ".jsonl", ".jsonl.gz")
 PARTS = ("train", "valid", "test")
 
 # Usual names, lower case and without "_", "-" or space; the second group counts only when no
@@ -208,13 +211,30 @@ def _read_file(path: Path, suffix: str, columns: ColumnNames) -> pl.DataFrame:
         if suffix == ".parquet":
             return pl.scan_parquet(path).select(select).collect(engine="streaming")
         if suffix in SEPARATORS:
-            scan = pl.scan_csv(path, separator=SEPARATORS[suffix], infer_schema=False)
-            return scan.select(select).collect(engine="streaming")
+            return _read_delimited(path, suffix, select)
         _check_json_values(path, source)
         schema = dict.fromkeys(source, pl.String)
         return pl.scan_ndjson(_without_mark(path), schema=schema).select(select).collect()
-    except POLARS_ERRORS as error:
+    except READ_ERRORS as error:
         raise diagnose(path, suffix, error) from None
+
+
+def _read_delimited(path: Path, suffix: str, select: list[pl.Expr]) -> pl.DataFrame:
+    """Every field is parsed, and dropped a piece at a time: else polars would not count them."""
+    lacking: list[bool] = []
+
+    def selected(fields: pl.DataFrame) -> pl.DataFrame:
+        lacking.append(may_lack_fields(fields))
+        return fields.select(select)
+
+    names = [each.meta.output_name() for each in select]
+    source = _without_mark(path) if suffix.endswith(".gz") else path
+    scan = pl.scan_csv(source, separator=SEPARATORS[suffix], infer_schema=False, glob=False)
+    frame = scan.map_batches(selected, schema=dict.fromkeys(names, pl.String), streamable=True)
+    table = frame.collect(engine="streaming")
+    if any(lacking) or ends_with_separator(source, suffix):
+        check_fields(path, suffix)
+    return table
 
 
 def _check_json_values(path: Path, source: dict[str, str]) -> None:
@@ -280,7 +300,7 @@ def _read_headerless(path: Path) -> pl.DataFrame:
     schema = dict.fromkeys(names[len(fields)], pl.String)
     try:
         return pl.read_csv(path, has_header=False, schema=schema)
-    except POLARS_ERRORS as error:
+    except READ_ERRORS as error:
         raise diagnose(path, ".txt", error) from None
 
 

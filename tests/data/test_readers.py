@@ -46,6 +46,8 @@ EXPECTED = pl.DataFrame(ROWS, schema=NAMES, orient="row")
         ("x.jsonl", b"\xef\xbb\xbf" + json_lines().encode()),
         ("x.jsonl.gz", gzip.compress(json_lines().encode())),
         ("x.csv", text(",", ["Visitor-ID", "asin", "unixReviewTime"])),
+        ("x.csv.gz", gzip.compress(text(",").encode())),
+        ("x.tsv.gz", gzip.compress(b"\xef\xbb\xbf" + text("\t").encode())),
     ],
 )
 def test_formats(tmp_path, name, content):
@@ -59,6 +61,42 @@ def test_parquet_and_several_files(tmp_path):
     EXPECTED[2:].write_parquet(tmp_path / "b.parquet")
     both = read([tmp_path / "a.parquet", tmp_path / "b.parquet"], ColumnNames())
     assert both.frame.equals(EXPECTED)
+
+
+OTHER_COLUMNS = "user,title,item,price\n1,a,5,3\n2,b,6,4\n"
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.inter", "x.csv.gz"])
+@pytest.mark.parametrize(
+    "row, fields",
+    [
+        ("3,Title, the sequel,7,5\n", 5),
+        ("3,Title,7,5,\n", 5),
+        ("3,Title, the sequel,7,", 5),
+        ("3,7,5\n", 3),
+        ("3\n", 1),
+    ],
+    ids=["a comma", "an empty field", "a comma at the end of the file", "no title", "one field"],
+)
+def test_a_row_with_a_field_more_or_less(tmp_path, name, row, fields):
+    content = OTHER_COLUMNS + row
+    if name in ("x.tsv", "x.inter"):
+        content = content.replace(",", "\t")
+    packed = gzip.compress(content.encode()) if name.endswith(".gz") else content
+    with pytest.raises(DataError, match=f"{name}:4: got {fields} fields, expected 4"):
+        read_one(write(tmp_path / name, packed))
+
+
+def test_rows_that_are_long_in_lines_or_characters_but_not_in_fields(tmp_path):
+    rows = '3,"Title, the ""sequel""\n of two",7,\n\n  \n,,\n4,,8,""'
+    frame = read_one(write(tmp_path / "x.csv", OTHER_COLUMNS + rows)).frame
+    assert frame.rows() == [(1, 5), (2, 6), (3, 7), (4, 8)]
+
+
+def test_a_gzip_file_that_is_cut_off(tmp_path):
+    packed = gzip.compress(json_lines([(n, n * n, n**3) for n in range(10_000)]).encode())
+    with pytest.raises(DataError, match=r"x.jsonl.gz, after line 9\d*: .* ended before"):
+        read_one(write(tmp_path / "x.jsonl.gz", packed[:-500]))
 
 
 @pytest.mark.parametrize("fields", [3, 4])

@@ -9,6 +9,7 @@ from .case import accepted, refused
 HEADER = "user,item,time\n"
 ROWS = "".join(f"{user},{item},{100 * item}\n" for user in range(20) for item in range(10))
 ONE_USER = "".join(f"7,{item},{item}\n" for item in range(10))
+TITLES = "user;title;item;price\n" + "".join(f"{n};a;{n};1\n" for n in range(20))
 GOOD = HEADER + ROWS  # line 202 is the one after it
 PREPARE = "prepare x.csv --out out"
 KEEP_ALL = PREPARE + " --filter none"
@@ -126,7 +127,22 @@ CASES = [
         csv(",".join(f"c{n}" for n in range(1000)) + "\n"),
     ),
     # rows
-    line("a field less", "1,2\n", "timestamp is empty", "a value"),
+    line("a field less", "1,2\n", "2 fields", "expected 3"),
+    *(
+        refused(
+            f"{what} in {name}",
+            f"prepare {name} --out out",
+            f"{name}:22: ",
+            f"got {fields} fields",
+            "expected 4",
+            {name: (TITLES + row).replace(";", separator)},
+        )
+        for what, row, fields in (
+            ("a separator without quotes", "3;Title; the sequel;7;5\n", 5),
+            ("a title less", "3;7;5\n", 3),
+        )
+        for name, separator in (("x.csv", ","), ("x.tsv", "\t"), ("x.inter", "\t"))
+    ),
     line("a field more", "1,2,3,4\n", "4 fields", "expected 3"),
     line(
         "a quote that is not closed",
