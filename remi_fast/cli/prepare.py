@@ -1,6 +1,5 @@
-"""Make a dataset folder from raw interactions: .parquet, .csv, .tsv, .jsonl (text also
-with .gz), RecBole .inter, or a folder of *_train.txt, *_valid.txt and *_test.txt as ComiRec
-publishes them."""
+"""Make a dataset folder from raw interactions: .parquet, .csv(.gz), .tsv(.gz), .jsonl(.gz),
+RecBole .inter, or a folder of *_train.txt, *_valid.txt and *_test.txt as ComiRec publishes them."""
 
 import json
 from typing import TYPE_CHECKING, Any

@@ -167,37 +167,55 @@ def _header(path: Path, suffix: str) -> list[str]:
 
 def _choose(path: Path, header: list[str], names: ColumnNames) -> ColumnNames:
     """The columns to read, as named in the file: those asked for, or those with a usual name."""
-    # RecBole's names carry a type: "user_id:token".
-    bare = [name.split(":")[0] if path.suffix == ".inter" else name for name in header]
-    chosen: dict[str, str | None] = {}
-    for role, wanted in (("user", names.user), ("item", names.item), ("time", names.time)):
-        if wanted is not None:
-            found = [h for h, b in zip(header, bare, strict=True) if wanted in (h, b)]
-        else:
-            plain = [b.strip().lower().translate(str.maketrans("", "", "_- ")) for b in bare]
-            for usual in _USUAL_NAMES[role]:
-                found = [h for h, p in zip(header, plain, strict=True) if p in usual]
-                if found:
-                    break
-        if len(found) > 1:
+    asked = {"user": names.user, "item": names.item, "time": names.time}
+    found = {role: _candidates(path, header, role, wanted) for role, wanted in asked.items()}
+    for role, wanted in asked.items():
+        if len(found[role]) > 1:
             raise DataError(
-                f"{path}: {len(found)} columns may be the {role}: {listed(found)}, expected one; "
-                f"choose it with --{role}-col (columns found: {listed(header)})"
+                f"{path}: {len(found[role])} columns may be the {role}: {listed(found[role])}, "
+                f"expected one; choose it with --{role}-col (columns found: {listed(header)})"
             )
-        if not found and (role != "time" or wanted is not None):
+        if not found[role] and (role != "time" or wanted is not None):
             what = f"column {wanted!r}" if wanted is not None else f"{role} column"
-            close = nearest(wanted or f"{role}_id", header)
+            free = [name for name in header if not any(name in taken for taken in found.values())]
+            hint = _separated_otherwise(path, header) or nearest(wanted or f"{role}_id", free)
+            if not hint and _suffix(path) in SEPARATORS:
+                hint = "; the first line must name the columns"
             raise DataError(
                 f"{path}: no {what}; name it with --{role}-col "
-                f"(columns found: {listed(header)}){close}"
+                f"(columns found: {listed(header)}){hint}"
             )
-        chosen[role] = found[0] if found else None
+    chosen = {role: columns[0] if columns else None for role, columns in found.items()}
     used = [name for name in chosen.values() if name is not None]
     if len(set(used)) != len(used):
         raise DataError(
             f"{path}: one column has two meanings: {chosen}, expected a column for each"
         )
     return ColumnNames(**chosen)
+
+
+def _candidates(path: Path, header: list[str], role: str, wanted: str | None) -> list[str]:
+    """The columns with the wanted name, or else with a usual one."""
+    # RecBole's names carry a type: "user_id:token".
+    bare = [name.split(":")[0] if path.suffix == ".inter" else name for name in header]
+    if wanted is not None:
+        return [h for h, b in zip(header, bare, strict=True) if wanted in (h, b)]
+    plain = [b.strip().lower().translate(str.maketrans("", "", "_- ")) for b in bare]
+    for usual in _USUAL_NAMES[role]:
+        if found := [h for h, p in zip(header, plain, strict=True) if p in usual]:
+            return found
+    return []
+
+
+def _separated_otherwise(path: Path, header: list[str]) -> str:
+    """What is to be said of a first line that another separator would divide, or nothing."""
+    expected = SEPARATORS.get(_suffix(path))
+    if expected is None or len(header) != 1:
+        return ""
+    for other in ";\t|,":
+        if other in header[0] and other != expected:
+            return f"; the first line is separated by {other!r}, expected {expected!r}"
+    return ""
 
 
 # --- reading -----------------------------------------------------------------------------------
