@@ -285,6 +285,11 @@ def _read_presplit(folder: Path) -> Interactions:
             f"{folder}: prepared already, expected raw interactions; "
             "`remi-fast train` takes it as it is"
         )
+    if not any(path.name.lower().endswith((*SUFFIXES, ".txt")) for path in folder.iterdir()):
+        raise DataError(
+            f"{folder}: nothing in it can be read, "
+            "expected *_train.txt, *_valid.txt and *_test.txt, or files to be given by name"
+        )
     parts, frames = [], []
     for part in PARTS:
         matches = sorted(folder.glob(f"*_{part}.txt"))

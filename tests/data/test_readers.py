@@ -22,6 +22,7 @@ def json_lines(rows=ROWS):
 
 
 def write(path, content):
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
 
@@ -185,6 +186,7 @@ def test_errors_of_several_sources(tmp_path):
     csv = write(tmp_path / "a.csv", "user,item\n1,2\n")
     tsv = write(tmp_path / "b.tsv", "user\titem\n1\t2\n")
     other = write(tmp_path / "c.csv", "user,product_id\n1,2\n")
+    write(tmp_path / "empty" / "readme.md", "nothing")
     for sources, message in (
         ([], "no source given"),
         ([tmp_path / "none.csv"], "none.csv: no such file or folder"),
@@ -192,6 +194,7 @@ def test_errors_of_several_sources(tmp_path):
         ([csv, other], "expected columns user='user', item='item'"),
         ([tmp_path, csv], "expected files, or one folder"),
         ([tmp_path], r"got none, expected exactly one file \*_train.txt"),
+        ([tmp_path / "empty"], r"empty: nothing in it can be read, expected \*_train.txt"),
     ):
         with pytest.raises(DataError, match=message):
             read(sources, ColumnNames())

@@ -363,8 +363,8 @@ CASES = [
         "an empty folder",
         "prepare empty --out out",
         "empty: ",
-        "got none",
-        "one file [*]_train.txt",
+        "nothing in it can be read",
+        "expected [*]_train.txt",
         given=lambda folder: (folder / "empty").mkdir(),
     ),
     refused(
