@@ -51,7 +51,9 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except UnicodeDecodeError:
         raise not_utf8(path) from None
-    except (*READ_ERRORS, csv.Error) as error:
+    except csv.Error as error:
+        raise DataError(f"{unreadable(path, error)}{_quote_after(path, 0)}") from None
+    except READ_ERRORS as error:
         raise unreadable(path, error) from None
 
 
@@ -154,7 +156,9 @@ def diagnose(path: Path, suffix: str, error: BaseException) -> DataError:
     try:
         if suffix in SEPARATORS:
             with open_text(path) as file:
-                width = len(next(csv.reader(file, delimiter=SEPARATORS[suffix])))
+                reader = csv.reader(file, delimiter=SEPARATORS[suffix])
+                width = len(next(reader))
+                line = 0 if suffix == ".txt" else reader.line_num
         for line, fields in _records(path, suffix, strict=True):  # noqa: B007
             if width is None:
                 json_object(path, line, fields[0])
@@ -165,8 +169,18 @@ def diagnose(path: Path, suffix: str, error: BaseException) -> DataError:
     except UnicodeDecodeError:
         return not_utf8(path)
     except (*READ_ERRORS, csv.Error) as found:
-        return DataError(f"{path}, after line {line}: {found}; expected whole records")
+        hint = _quote_after(path, line) if isinstance(found, csv.Error) else ""
+        return DataError(f"{path}, after line {line}: {found}; expected whole records{hint}")
     return unreadable(path, error)
+
+
+def _quote_after(path: Path, line: int) -> str:
+    """What is to be said of quotes in the line after the last that could be read, or nothing."""
+    with open_text(path) as file:
+        text = next(itertools.islice(file, line, None), "")
+    if '"' not in text:
+        return ""
+    return f"; a quote from line {line + 1} on may not be closed (or doubled, inside a value)"
 
 
 def not_utf8(path: Path) -> DataError:

@@ -100,6 +100,31 @@ def test_a_gzip_file_that_is_cut_off(tmp_path):
         read_one(write(tmp_path / "x.jsonl.gz", packed[:-500]))
 
 
+LONG = "2,b,6,4\n" * 20_000
+
+
+@pytest.mark.parametrize(
+    "content, after",
+    [
+        (OTHER_COLUMNS + '3,"c,7,5\n' + LONG, 3),
+        (OTHER_COLUMNS + '3,"c" d,7,5\n', 3),
+        ('user,title,item,price\n3,"c,7,5\n' + LONG, 1),
+        ('"user,title,item,price\n' + LONG, 0),
+    ],
+    ids=["in a row", "not doubled", "in the first row", "in the header"],
+)
+def test_a_quote_that_is_not_closed(tmp_path, content, after):
+    message = f"a quote from line {after + 1} on may not be closed"
+    with pytest.raises(DataError, match=message) as caught:
+        read_one(write(tmp_path / "x.csv", content))
+    assert f"x.csv, after line {after}: " in str(caught.value) or not after
+
+
+def test_a_field_that_is_too_long_without_a_quote(tmp_path):
+    with pytest.raises(DataError, match=r"field limit \(131072\); expected whole records$"):
+        read_one(write(tmp_path / "x.csv", OTHER_COLUMNS + "3," + "c" * 200_000 + ",7,5,5\n"))
+
+
 @pytest.mark.parametrize("fields", [3, 4])
 def test_folder_that_is_split_already(tmp_path, fields):
     lines = {"train": [(1, 5, 0), (1, 6, 1)], "valid": [(2, 5, 3)], "test": [(3, 6, 9), (3, 5, 9)]}

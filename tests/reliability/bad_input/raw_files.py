@@ -148,7 +148,7 @@ CASES = [
         "a quote that is not closed",
         '1,"a,3\n',
         "unexpected end",
-        "whole records",
+        "whole records; a quote from line 202 on may not be closed",
         where="x.csv, after line 201",
     ),
     accepted(
