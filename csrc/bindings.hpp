@@ -52,5 +52,5 @@ inline void check_shape(const pybind11::array& array, const Shape& expected, con
     const Shape got(array.shape(), array.shape() + array.ndim());
     if (got != expected)
         throw std::invalid_argument(std::string(name) + ": got shape " + shape_text(got) +
-                                    ", expected shape " + shape_text(expected));
+                                    ", expected " + shape_text(expected));
 }

@@ -75,7 +75,8 @@ def check_history(history: Tensor, length: Tensor) -> None:
             f"history: got {tuple(history.shape)} {history.dtype}, "
             "expected (B, L, d) of a floating dtype, L > 0"
         )
-    check_shapes("history", history, {"length": (length, (len(history),))})
+    batch = history.shape[0]  # len() would fix it where torch.export traces
+    check_shapes("history", history, {"length": (length, (batch,))})
     if length.is_floating_point() or length.is_complex() or length.dtype == torch.bool:
         raise ValueError(f"length: got {length.dtype}, expected whole numbers")
     if length.device.type != "cpu" or torch.compiler.is_compiling() or not len(length):

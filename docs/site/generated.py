@@ -22,8 +22,8 @@ _TYPES = {int: "whole number", float: "number", bool: "true or false"}
 _CONFIGURATION = """\
 # Configuration
 
-Every setting of a training run, generated from `remi_fast/config.py`. Later ones win: the defaults
-(the published settings of REMI), `--preset NAME`, `--config FILE`, then options:
+Every setting of a training run, generated from `remi_fast/config.py`. Each of these overrides the
+one before: the defaults (the published settings of REMI), `--preset NAME`, `--config`, options:
 
     remi-fast train data --out runs/one --preset gowalla --config mine.yaml --loss.beta=0.5
 
@@ -33,8 +33,8 @@ Every setting of a training run, generated from `remi_fast/config.py`. Later one
 
     config = Config(loss=LossConfig(beta=0.5))
 
-An unknown key is an error that names the nearest one. A run keeps all of them in its `config.yaml`,
-which is itself a valid `--config`.
+An unknown key is an error that names the nearest one. A run saves all settings in its
+`config.yaml`, which is itself a valid `--config`.
 """
 
 
@@ -44,7 +44,7 @@ def configuration() -> str:
     for section in dataclasses.fields(config.Config):
         parts.append(_section(section.name, section.type))
     parts.append(
-        "## Presets\n\n`remi-fast train DATA --preset NAME`. What is not here is the default.\n"
+        "## Presets\n\n`remi-fast train DATA --preset NAME`. All other keys keep their defaults.\n"
     )
     parts += [_preset(name) for name in config.preset_names()]
     return "\n".join(parts)
@@ -101,8 +101,8 @@ def _preset(preset: str) -> str:
 _COMMANDS = """\
 # Commands
 
-What `remi-fast COMMAND --help` says, generated from `remi_fast/cli/`. A command ends with status 0;
-1 where it failed, 2 for wrong options or settings, 130 after Ctrl-C.
+What `remi-fast COMMAND --help` says, generated from `remi_fast/cli/`. The exit status is 0 on
+success, 1 on failure, 2 for wrong options or settings, and 130 after Ctrl-C.
 """
 
 
@@ -136,7 +136,7 @@ def _options(module: ModuleType) -> str:
     for action in parser._actions:
         option = action.option_strings[0] if action.option_strings else action.dest.upper()
         if "." in option:
-            keys = "\nAnd every key of the [Configuration](../remi_fast/config.py) as an option.\n"
+            keys = "\nAlso every key of the [Configuration](../remi_fast/config.py) as an option.\n"
         elif option not in theirs:
             rows.append(f"| `{_usage(option, action)}` | {_help(action)} |")
     table = "\n".join(["| | |", "|---|---|", *rows]) + "\n" if rows else ""
@@ -172,7 +172,8 @@ def benchmarks() -> str:
 
 _FILES = """## Files
 
-Every file names the commit, the versions, the hardware and the command it was measured with.
+Every file names the commit (`-dirty`: with uncommitted changes), the versions, the hardware and the
+command it was measured with.
 
 | file | commit | torch | hardware | command |
 |---|---|---|---|---|

@@ -199,7 +199,7 @@ def _read(path: Path, columns: "ColumnNames") -> "pl.DataFrame":
 
 def _tell_of_order(path: str | None, columns: list[str]) -> None:
     if path is not None and "timestamp" not in columns:
-        print(f"{path}: no column of times found, the order of the rows counts", file=sys.stderr)
+        print(f"{path}: no time column found, so row order is used", file=sys.stderr)
 
 
 def _sample(folder: "RunFolder", count: int) -> "pl.DataFrame":

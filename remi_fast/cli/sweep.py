@@ -83,7 +83,7 @@ def run(arguments: Any) -> int:
     try:
         done, failed = _follow(runs)
     except KeyboardInterrupt:
-        print(f"{folder.path}: the same command goes on from here", file=sys.stderr)
+        print(f"{folder.path}: run the same command again to resume", file=sys.stderr)
         raise
     if done:
         _report(sweep.rows(done, best_first=bool(arguments.optuna)), arguments, folder.path)
@@ -94,7 +94,7 @@ def _check(arguments: Any) -> None:
     if arguments.resume or arguments.data is None:
         raise ConfigError(
             "DATA: expected a prepared folder, a raw file, or demo; "
-            "a sweep goes on where it was without --resume"
+            "repeat a sweep's command to resume it, without --resume"
         )
     for name in ("jobs", "sample", "optuna"):
         number = getattr(arguments, name)

@@ -118,7 +118,7 @@ def prepare_interactions(
 
 def _new(out: str | Path) -> Path:
     if Path(out).exists():
-        raise RunFolderError(f"{out}: exists already; expected a folder that is yet to be made")
+        raise RunFolderError(f"{out}: exists already, expected a folder that does not exist yet")
     return Path(out)
 
 

@@ -65,7 +65,7 @@ def _check(out: Path, formats: Sequence[str], faiss_factory: str | None) -> None
     if faiss_factory is not None and "faiss" not in formats:
         raise ConfigError(f"--faiss: got {faiss_factory!r}, expected 'faiss' among --formats")
     if out.exists():
-        raise RunFolderError(f"{out}: exists already; expected a folder that is yet to be made")
+        raise RunFolderError(f"{out}: exists already, expected a folder that does not exist yet")
 
 
 def _require(format: str) -> None:

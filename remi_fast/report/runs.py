@@ -57,7 +57,7 @@ class Run:
         notes = []
         if self.result is None:
             notes.append(
-                f"{self.state}. It was interrupted, or is training still: there are no test "
+                f"{self.state}. It was interrupted, or is still training: there are no test "
                 "metrics, and the validation metrics are the best so far."
             )
         if self.unreadable:

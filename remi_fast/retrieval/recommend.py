@@ -169,7 +169,9 @@ class Recommender:
             )
         if unknown := wanted.n_unique() - known.height:
             logger.warning(
-                "filter: %d of %d ids are no items of the training data", unknown, wanted.n_unique()
+                "filter: %d of %d ids are not items of the training data",
+                unknown,
+                wanted.n_unique(),
             )
         return torch.from_numpy(known["index"].to_numpy().astype(np.int64))
 
@@ -303,7 +305,7 @@ def check_histories(histories: "pl.DataFrame") -> None:
             )
     if "timestamp" not in schema and len(schema) > 2:
         logger.warning(
-            "histories: no column timestamp, so the order of the rows counts (columns found: %s)",
+            "histories: no column timestamp, so row order is used (columns found: %s)",
             listed(schema),
         )
     for column, dtype in schema.items():

@@ -105,7 +105,7 @@ class StreamedRecommendations:
                     f"{self.out}: another process is writing it, expected one at a time"
                 )
             if self.resumed:
-                logger.info("%s: going on with what is there", self.folder)
+                logger.info("%s: resuming from the finished parts", self.folder)
             try:
                 total = self._write_parts(recommender, histories(self.folder), request, on_progress)
                 self._join()
@@ -194,7 +194,7 @@ def _read_part(path: Path) -> Counts | None:
         there.pop("crc32")
         return Counts(**there)
     except (CorruptFileError, KeyError, TypeError) as error:
-        logger.warning("made again: %s", error)
+        logger.warning("recreated: %s", error)
         return None
 
 

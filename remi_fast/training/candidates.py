@@ -26,7 +26,7 @@ def check_number(loss: LossConfig, num_items: int) -> None:
     if loss.num_negatives > most:
         raise ConfigError(
             f"loss.num_negatives: got {loss.num_negatives} {why}, expected at most {most}, "
-            "the items there are"
+            "the number of items that can be drawn"
         )
 
 

@@ -271,9 +271,12 @@ print(C.ihn_loss_available())
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"target": torch.zeros(3, 5)}, r"target: got shape \(3,5,\), expected \(3,4,\)"),
+        ({"target": torch.zeros(3, 5)}, r"target: got shape \(3, 5\), expected \(3, 4\)"),
         ({"negatives": torch.zeros(5)}, "negatives: expected 2 dimensions"),
-        ({"routing": torch.zeros(3, 1, 6)}, r"routing: got shape \(3,1,6,\), expected \(3,2,6,\)"),
+        (
+            {"routing": torch.zeros(3, 1, 6)},
+            r"routing: got shape \(3, 1, 6\), expected \(3, 2, 6\)",
+        ),
         ({"target_ids": torch.zeros(3)}, "expected both or neither"),
         ({"log_q": torch.zeros(2)}, r"importance: got shape \(2,\), expected \(5,\)"),
     ],

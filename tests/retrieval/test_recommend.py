@@ -125,7 +125,7 @@ def test_unknown_items_of_a_filter_are_nothing(recommender, caplog):
     histories = frame(HISTORIES)
     got = recommender.recommend(histories, filter=["fig", "durian", "fig"])
     assert set(got["item_id"]) == {"fig"}
-    assert "filter: 1 of 2 ids are no items of the training data" in caplog.text
+    assert "filter: 1 of 2 ids are not items of the training data" in caplog.text
     with pytest.raises(ValueError, match=r"filter: got \['durian'\], 1 ids without one"):
         recommender.recommend(histories, filter=["durian"])
     with pytest.raises(ValueError, match=r"filter: got \[\], 0 ids"):
@@ -199,7 +199,7 @@ def test_arguments_that_are_something_else(recommender):
 def test_times_under_another_name_are_told(recommender, caplog):
     rows = [(1, "kiwi", 2), (1, "plum", 1)]
     recommender.recommend(frame(rows, ("user_id", "item_id", "time")))
-    assert "no column timestamp, so the order of the rows counts" in caplog.text
+    assert "no column timestamp, so row order is used" in caplog.text
     caplog.clear()
     recommender.recommend(frame(rows, ("user_id", "item_id", "timestamp")))
     assert not caplog.records

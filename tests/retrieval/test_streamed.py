@@ -103,7 +103,7 @@ def test_a_killed_command_goes_on(here, write):
     done = len(list(here.glob("out.parquet.parts/*.json"))) - 1
     again = killed_at(-1)
     assert again.returncode == 0, again.stderr
-    assert ("going on with what is there" in again.stderr) == (done >= 0)
+    assert ("resuming from the finished parts" in again.stderr) == (done >= 0)
     assert done == max(-1, (number - 2) // 2 if write != "last" else parts)
     assert in_order(pl.read_parquet(here / "out.parquet")).equals(in_order(at_once(here)))
     assert "2 of " in again.stderr and not list(here.glob("*.parts"))
@@ -153,7 +153,7 @@ def test_a_damaged_part_is_made_again(here, file):
     text[len(text) // 2] ^= 1
     path.write_bytes(text)
     again = killed_at(-1)
-    assert again.returncode == 0 and f"made again: out.parquet.parts/{file}" in again.stderr
+    assert again.returncode == 0 and f"recreated: out.parquet.parts/{file}" in again.stderr
     assert in_order(pl.read_parquet(here / "out.parquet")).equals(in_order(at_once(here)))
 
 

@@ -67,7 +67,7 @@ COMMANDS = [
         EXPORT,
         "out: ",
         "exists already",
-        "yet to be made",
+        "does not exist yet",
         given=onto_a_file,
     ),
     use("an export in no format", "export run --out out --formats", "--formats", "0|expected", ""),

@@ -379,7 +379,7 @@ CASES = [
         "prepare x.csv --out data",
         "data",
         "data: exists",
-        "yet to be made",
+        "does not exist yet",
         csv(GOOD),
     ),
     refused(
@@ -387,7 +387,7 @@ CASES = [
         "prepare x.csv --out x.csv",
         "x.csv",
         "x.csv: exists",
-        "yet to be made",
+        "does not exist yet",
         csv(GOOD),
     ),
     refused(
