@@ -226,7 +226,7 @@ CASES = [
         "info --jsn",
         "unrecognized arguments",
         "--jsn",
-        "did you mean json",
+        "did you mean --json",
         kind=2,
     ),
     refused("a word too many", "info here", "arguments", "here", "unrecognized", kind=2),

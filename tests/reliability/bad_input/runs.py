@@ -139,9 +139,9 @@ CASES = [
     # train --resume
     refused(
         "--resume with DATA",
-        "train data --out run --resume",
+        "train demo --out run --resume",
         "--resume: ",
-        "got DATA 'data'",
+        "got DATA 'demo'",
         "expected none",
         kind=2,
     ),
@@ -330,7 +330,7 @@ CASES = [
         "evaluate run --split train",
         "--split",
         "'train'",
-        "'valid', 'test'",
+        "one of valid, test",
         kind=2,
     ),
 ]
