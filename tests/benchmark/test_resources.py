@@ -99,7 +99,7 @@ def test_a_contestant_of_several_steps_is_timed_by_the_step(monkeypatch):
 def test_a_cpu_says_nothing_of_memory():
     calls = []
     contestant = steps.Contestant(lambda: calls.append(1))
-    assert peak_memory(lambda: contestant, CPU) == (contestant, None)
+    assert peak_memory(lambda: contestant, CPU) == (contestant, {})
     assert len(calls) == 2
 
 
