@@ -111,14 +111,18 @@ def updates() -> list[Piece]:
         ]  # fmt: skip
     what, table = "memory and time of 100 M rows in a loop of its own", "large_catalogue"
     words = f"{table} --device cuda --items 100000000"
-    return [*found, _benchmark("table-1e8", what, 120, words, "--help", gib=80)]
+    return [*found, _benchmark("table-1e8", what, 120, words, "--help", gib=74)]
 
 
 def steps() -> list[Piece]:
     """Whole steps as `remi-fast bench` has them, a catalogue and a batch size each."""
     small = f"--batch-size 8 --num-items 300 --users 50 --peers eager {FEW_ROUNDS}"
     common = "--rounds 5 --seconds 0.5"
-    found = []
+    words = "in_turns step --batch-size 128 --num-items 368000 --peers eager --rounds 3"
+    found = [
+        _benchmark("steps-first", "whole steps, batch 128, 368,000 items, without compiled peers",
+                   120, words, small, gib=20)
+    ]  # fmt: skip
     for batch in (128, 1024, 8192):
         for items in (100_000, 368_000, 1_000_000, 10_000_000):
             large = items > 1_000_000

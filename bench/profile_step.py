@@ -12,7 +12,7 @@ from remi_fast.benchmark.steps import Data, ours
 from remi_fast.config import Config
 from remi_fast.training.trainer import set_threads
 
-STEPS, SHOWN = 1000, 25
+CALLS, SHOWN = 1000, 25
 
 
 def main() -> None:
@@ -22,19 +22,20 @@ def main() -> None:
     parser.add_argument("--save", help="name in bench/results/; not saved without it")
     arguments = parser.parse_args()
     set_threads(0)
-    run = ours(Data(arguments.items, 100_000), Config()).run
-    for _ in range(STEPS):
+    contestant = ours(Data(arguments.items, 100_000), Config())
+    run, steps = contestant.run, CALLS * contestant.steps
+    for _ in range(CALLS):
         run()
     profile = cProfile.Profile()
     profile.enable()
-    for _ in range(STEPS):
+    for _ in range(CALLS):
         run()
     profile.disable()
     stats = pstats.Stats(profile).stats  # type: ignore[attr-defined]
     own = {}
     for (file, line, name), (_, _, seconds, _, _) in stats.items():
         where = "" if file == "~" else f"{file.rsplit('/', 1)[-1]}:{line} "
-        own[f"{where}{name}"] = own.get(f"{where}{name}", 0.0) + 1e3 * seconds / STEPS
+        own[f"{where}{name}"] = own.get(f"{where}{name}", 0.0) + 1e3 * seconds / steps
     ranked = sorted(own.items(), key=lambda pair: -pair[1])
     total = sum(own.values())
     print(f"{total:.2f} ms a step under the profiler")

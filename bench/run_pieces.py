@@ -33,6 +33,7 @@ from bench.gpu_pieces import DATA, ROOT, Piece, chosen
 LOGS = ROOT / "build" / "gpu"
 REHEARSAL = ROOT / "build" / "rehearsal"
 SHOWN = 25  # last lines of a piece's output
+PATIENCE = 10  # seconds between asking a piece that is late to end and ending it
 PASSED, FAILED, LATE, CANNOT, WAITING = "passed", "failed", "out of time", "cannot", "not started"
 
 
@@ -120,6 +121,9 @@ def run(piece: Piece, logs: Path, rehearsal: bool, running: set[int]) -> dict[st
             status = PASSED if process.wait(piece.limit) == 0 else FAILED
         except subprocess.TimeoutExpired:
             status = LATE
+            os.killpg(process.pid, signal.SIGINT)  # pytest reports how far it came
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE)
         finally:
             end(process.pid)
             process.wait()
@@ -129,6 +133,9 @@ def run(piece: Piece, logs: Path, rehearsal: bool, running: set[int]) -> dict[st
         tests = tests_of(report)
         results.save(f"gpu_{piece.name}", ending | tests)
         ending["tests"] = tests["tests"]
+        if status == PASSED and not tests["tests"]["passed"]:
+            reasons = "; ".join(tests["skipped because"])
+            ending |= {"status": CANNOT, "why": f"no test ran: {reasons}"}
     return ending | {"commit": results.commit()}
 
 
@@ -137,6 +144,8 @@ def tests_of(report: Path) -> dict[str, Any]:
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     failed, skipped = [], set()
     for case in ElementTree.parse(report).iter("testcase"):
+        if case.get("name") is None:  # it was interrupted
+            continue
         outcome = {child.tag: child for child in case}
         if "failure" in outcome or "error" in outcome:
             counts["failed"] += 1

@@ -39,13 +39,16 @@ def train(data: Path, config: Config, most_seconds: float) -> dict[str, Any]:
         interrupt.cancel()
         seconds = time.perf_counter() - start
         text = RunFolder(run).metrics_file.read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    speeds = [line["samples_per_s"] for line in lines if "samples_per_s" in line]
     return {
         "data": data.name,
         "config": as_dict(config),
         "steps alone, s": result.get("train", {}).get("seconds"),
+        "samples/s": speeds[-1] if speeds else None,  # of the steps alone, so far
         "in all, s": round(seconds, 1),
         "result": result,
-        "curve": [line for line in map(json.loads, text.splitlines()) if line.get("split")],
+        "curve": [line for line in lines if line.get("split")],
     }
 
 

@@ -21,6 +21,16 @@ def at_scale(request):
     return lambda short, long: long if full else short
 
 
+@pytest.fixture(scope="module", autouse=True)
+def gpu_only_where_asked_for(request):
+    """On a GPU machine the tests that do not ask tests/device.py are of the CPU, as elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        if torch.cuda.is_available() and not hasattr(request.module, "DEVICE"):
+            patch.setattr(torch.cuda, "is_available", lambda: False)
+            patch.setenv("CUDA_VISIBLE_DEVICES", "")  # of the processes that they start
+        yield
+
+
 # Imported where used, below: the kernels' tests also run on a GPU machine with little more than
 # torch, triton and NumPy.
 

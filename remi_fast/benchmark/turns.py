@@ -62,21 +62,34 @@ def check_error(error: float, most: float, what: str) -> float:
 
 
 def captured(run: Run, device: torch.device) -> tuple[Run, bool]:
-    """The run as a CUDA graph, and whether it is one: what waits for the host cannot be."""
-    if device.type == "cpu":
+    """The run as a CUDA graph, and whether it is one: what waits for the host cannot be.
+
+    A capture that fails would spoil those after it, so none is begun that will: torch raises in the
+    second of two runs before it where the host waits.
+    """
+    if device.type == "cpu" or not _goes_by_itself(run):
         return run, False
-    try:
-        stream = torch.cuda.Stream()
-        with torch.cuda.stream(stream):
-            run()
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            run()
-    except RuntimeError:
-        torch.cuda.synchronize()
-        return run, False
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
     return graph.replay, True
+
+
+def _goes_by_itself(run: Run) -> bool:
+    """Whether it never waits for the host, once all is compiled."""
+    stream, before = torch.cuda.Stream(), torch.cuda.get_sync_debug_mode()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            run()
+        except RuntimeError:
+            return False
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+            torch.cuda.synchronize()
+    return True
 
 
 def take_turns(runs: Mapping[str, Run], rounds: int, seconds: float) -> dict[str, list[float]]:

@@ -216,22 +216,50 @@ def test_data_and_results_have_their_places_in_the_environment(gpu, tmp_path, mo
 
 
 def test_tests_are_kept_with_numbers_and_reasons(gpu, tmp_path):
-    file = tmp_path / "test_it.py"
-    file.write_text(
+    text = (
         "import pytest\n"
         "def test_a(): pass\n"
         "def test_b(): assert 0\n"
         "@pytest.mark.skip(reason='needs luck')\n"
-        "def test_c(): pass\n",
-        encoding="utf-8",
+        "def test_c(): pass\n"
     )
-    gpu(Piece("tests-it", "", 60, ("pytest", "-q", "-p", "no:cacheprovider", str(file)), ()))
+    gpu(a_test(tmp_path, text))
     assert main([]) == 1
     kept = json.loads((tmp_path / "results/gpu_tests-it.json").read_text(encoding="utf-8"))
     assert kept["results"]["tests"] == {"passed": 1, "failed": 1, "skipped": 1}
     assert kept["results"]["failed"] == ["test_b"]
     assert kept["results"]["skipped because"] == ["needs luck"]
     assert kept["commit"] and kept["environment"]["torch"]
+
+
+def a_test(tmp_path, text, limit=60):
+    (tmp_path / "test_it.py").write_text(text, encoding="utf-8")
+    words = ("pytest", "-q", "-p", "no:cacheprovider", str(tmp_path / "test_it.py"))
+    return Piece("tests-it", "", limit, words, ())
+
+
+def test_where_no_test_ran_nothing_has_passed(gpu, tmp_path):
+    skipped = "import pytest\n@pytest.mark.skip(reason='needs luck')\ndef test_a(): pass\n"
+    gpu(a_test(tmp_path, skipped))
+    assert main([]) == 0
+    assert index(tmp_path)["tests-it"]["status"] == CANNOT
+    assert index(tmp_path)["tests-it"]["why"] == "no test ran: needs luck"
+
+
+def test_of_tests_that_are_late_those_before_are_kept(gpu, tmp_path):
+    slow = (
+        "import pathlib, time\n"
+        "def test_a(): pass\n"
+        "def test_b():\n"
+        f"    pathlib.Path({str(tmp_path / 'begun')!r}).touch()\n"
+        "    time.sleep(60)\n"
+    )
+    gpu(a_test(tmp_path, slow, limit=15))
+    assert main([]) == 1
+    assert (tmp_path / "begun").exists(), "the machine is too busy: it had not begun"
+    kept = json.loads((tmp_path / "results/gpu_tests-it.json").read_text(encoding="utf-8"))
+    assert kept["results"]["status"] == LATE
+    assert kept["results"]["tests"] == {"passed": 1, "failed": 0, "skipped": 0}
 
 
 def test_what_watches_others_has_to_be_there(gpu, tmp_path):
@@ -334,8 +362,9 @@ def test_a_training_that_takes_too_long_leaves_its_curve(dataset, tmp_path, monk
 
 
 def test_a_training_is_kept_with_its_times(dataset):
-    config = Config(train=TrainConfig(steps=20, eval_every=10, batch_size=8))
+    config = Config(train=TrainConfig(steps=100, eval_every=50, batch_size=8))
     found = training_curve.train(dataset.path, config, most_seconds=1e6)
     assert 0 < found["steps alone, s"] < found["in all, s"] + 0.1
+    assert found["samples/s"] == pytest.approx(800 / found["steps alone, s"], rel=0.05)
     assert found["result"]["test"]["recall@50"] >= 0
-    assert [p["step"] for p in found["curve"] if p["split"] == "valid"] == [10, 20]
+    assert [p["step"] for p in found["curve"] if p["split"] == "valid"] == [50, 100]

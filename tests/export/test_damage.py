@@ -169,7 +169,7 @@ def test_a_write_that_fails_is_a_storage_error(runs, folder, tmp_path, format):
 def test_what_is_there_is_never_replaced(runs, tmp_path, kind):
     out = tmp_path / "out"
     out.mkdir() if kind == "folder" else out.write_text("mine")
-    with pytest.raises(RunFolderError, match="out: exists already; expected a folder that is yet"):
+    with pytest.raises(RunFolderError, match="out: exists already, expected a folder that does"):
         export_run(runs("comirec-sa"), out)
     assert [path.name for path in tmp_path.rglob("*")] == ["out"]
 

@@ -5,6 +5,7 @@ Tiny: without a GPU, Triton's interpreter makes them.
 
 import os
 import signal
+from functools import partialmethod
 
 import pytest
 import torch
@@ -73,6 +74,25 @@ def test_it_advances_from_stop_to_stop(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(DeviceStep, "advance", advance)
     api.train(dataset.path, tmp_path / "run", config(checkpoint_every=5, steps=7, eval_every=20))
     assert asked == [2, 2, 1, 1, 1]  # to 2, 4, 5 (checkpoint), 6, 7 (the end)
+
+
+def test_steps_of_a_graph_change_no_bit(finished, dataset, tmp_path, monkeypatch):
+    """Two a replay, which on a GPU is a graph; the others go one by one."""
+    whole, replays = DeviceStep._recorded, []
+
+    def recorded(self):
+        replay = whole(self)
+        return lambda: (replays.append(self._optimizer.steps_taken), replay())
+
+    monkeypatch.setattr(
+        DeviceStep, "__init__", partialmethod(DeviceStep.__init__, steps_a_replay=2)
+    )
+    monkeypatch.setattr(DeviceStep, "_recorded", recorded)
+    api.train(dataset.path, tmp_path / "run", config())
+    assert len(replays) == 2  # to 2 and 6: a validation parts 3 and 4
+    for which in ("last", "best"):
+        assert same(tensors(tmp_path / "run", which), tensors(finished[0], which))
+    assert log(tmp_path / "run") == log(finished[0])
 
 
 @pytest.mark.parametrize("stops_at", [2, 4])

@@ -110,7 +110,7 @@ CASES = [
         f"{TRAIN} --loss.name=gbce --loss.beta=0 --loss.num_negatives=500",
         "loss.num_negatives: ",
         "got 500 with loss.name 'gbce'",
-        "expected at most [0-9]+, the items",
+        "expected at most [0-9]+, the number of items",
         kind=2,
     ),
     accepted("gbce", f"{TRAIN} --loss.name=gbce --loss.beta=0", trained(gbce_t=0.75)),
@@ -223,7 +223,7 @@ CASES = [
         f"{TRAIN} --loss.replacement=false --loss.num_negatives=500",
         "loss.num_negatives: ",
         "got 500 without replacement",
-        "expected at most [0-9]+, the items",
+        "expected at most [0-9]+, the number of items",
         kind=2,
     ),
     accepted(
