@@ -40,10 +40,11 @@ def correct():
 @pytest.mark.parametrize("update, name", CASES)
 def test_update(benchmark, update, name):
     benchmark.group = f"update-{update}"
-    step = contestants(update)[name]()
+    contestant = contestants(update)[name]()
+    benchmark.extra_info["steps"] = contestant.steps  # of a call
 
     def run():
-        step()
+        contestant.run()
         if DEVICE == "cuda":
             torch.cuda.synchronize()
 

@@ -18,12 +18,14 @@ import numpy as np
 import torch
 
 from bench import results
+from remi_fast.benchmark import update_contestants
 from remi_fast.models.item_table import ItemTable
 from remi_fast.optim import DeferredAdam
 
 USERS = 500  # few, for validation and test to be a small part
 DIM = 64
 ROWS_AT_ONCE = 1 << 20
+STEPS_A_CALL = 20  # on a device
 
 
 def write_raw(path: Path, items: int) -> None:
@@ -80,22 +82,26 @@ def on_device(items: int, steps: int, device: str) -> dict[str, float]:
     """Steps of 128 x 20 histories, targets and 1280 negatives; then every row read once."""
     torch.cuda.reset_peak_memory_stats()
     table = ItemTable(items, DIM, device=device)
-    optimizer = DeferredAdam(table)
+    ids = torch.randint(1, items, (STEPS_A_CALL, 128 * 21 + 1280), device=device)
+    gradients = 1e-4 * torch.randn(ids.shape[1], DIM, device=device)
+    made = update_contestants.on_device(table, DeferredAdam(table), ids.unbind(), gradients)
     start = torch.cuda.Event(enable_timing=True)
     end = torch.cuda.Event(enable_timing=True)
-    for step in range(steps):
-        if step == steps // 2:
+    calls = max(2, steps // made.steps)
+    for call in range(calls):
+        if call == calls // 2:
             start.record()
-        table(torch.randint(1, items, (128 * 21 + 1280,), device=device)).square().sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        made.run()
+        ids.random_(1, items)
     end.record()
     for first in range(0, items, ROWS_AT_ONCE):
         assert table.rows(first, first + ROWS_AT_ONCE).isfinite().all()
     torch.cuda.synchronize()
     taken = {
-        "ms_a_step": round(start.elapsed_time(end) / (steps - steps // 2), 3),
+        "ms_a_step": round(start.elapsed_time(end) / (made.steps * (calls - calls // 2)), 3),
+        "captured": made.notes["captured"],
         "peak_GiB": round(torch.cuda.max_memory_allocated() / 2**30, 2),
+        "reserved_GiB": round(torch.cuda.max_memory_reserved() / 2**30, 2),
         "free_GiB": round(torch.cuda.mem_get_info()[0] / 2**30, 2),
     }
     print(taken)

@@ -24,6 +24,7 @@ ALLOWED = {
         "models.recommender",
         "data.device_loader",
         "data.loader",
+        "data.uploaded_batches",
         "retrieval.faiss_index",
         "retrieval.search",
         "kernels",

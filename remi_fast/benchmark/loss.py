@@ -1,10 +1,11 @@
 """The loss, forward and backward: contestants in turns, after each has been checked in float64.
 
 On a GPU each contestant is a CUDA graph where it can be captured, timed by CUDA events. Peak memory
-is what one call needs beyond its inputs and gradients.
+is what one call needs beyond its inputs and gradients. A graph keeps that memory: where it is gone,
+those that are there have their turns and go, but for remi-fast, before the next is made.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -26,13 +27,13 @@ from remi_fast.benchmark.turns import (
     PLAIN,
     REMI,
     Contestant,
-    Run,
     captured,
     check_error,
     compared,
     make_all,
     take_turns,
 )
+from remi_fast.training.placement import available_memory
 
 # (dtype, torch's precision of float32 products): tf32x3 is as exact as float32.
 PRECISIONS = {
@@ -58,14 +59,10 @@ def compare(
     with _products(precision):
         inputs = make_inputs(size, device, PRECISIONS[precision][0])
         formulas = contestants(size, peers)
-        made, cannot = make_all(
-            {n: partial(checked, n, each, inputs, precision) for n, each in formulas.items()}
-        )
-        runs = {n: each.run for n, each in made.items()}
-        apart = {n for n in runs if formulas[n].compiled and device.type == "cpu"}
-        table = _in_turns(runs, apart, rounds, seconds)
+        makers = {n: partial(checked, n, each, inputs, precision) for n, each in formulas.items()}
+        begin_anew = partial(_begin_anew, formulas, _scores(size), device)
+        table, cannot = _in_turns(makers, begin_anew, rounds, seconds)
     for name, row in table.items():
-        row |= made[name].notes
         if device.type == "cuda" and name in PRODUCTS_OF:
             row["share_of_floor"] = round(1e-3 * floor_us(size, precision, name) / row["ms"], 4)
     head = {"part": "loss", "batch_size": size.batch, "negatives": size.negatives}
@@ -77,9 +74,14 @@ def compare(
 def check_memory(size: Size, device: torch.device, peers: str) -> None:
     """Raise ConfigError where the vectors, and the peers' matrices of scores, do not fit."""
     vectors = size.dim * (size.negatives + size.batch * (size.interests + 1))
-    need = 4 * (4 * vectors + MATRICES * size.batch * size.negatives * (peers != "none"))
+    need = 4 * 4 * vectors + (_scores(size) if peers != "none" else 0)
     what = f"--batch-size {size.batch:,} with {size.negatives:,} negatives and --peers {peers}"
     resources.check_memory(need, device, f"{what}: vectors and scores")
+
+
+def _scores(size: Size) -> int:
+    """Bytes that a peer needs for its matrices."""
+    return 4 * MATRICES * size.batch * size.negatives
 
 
 @contextmanager
@@ -121,19 +123,53 @@ def error(got: list[Tensor], exact: list[Tensor]) -> float:
     return torch.stack(errors).max().item()  # NaN if one is
 
 
-def _in_turns(runs: dict[str, Run], apart: set[str], rounds: int, seconds: float) -> dict[str, Any]:
-    """What torch.compile made for a CPU is timed apart, beside remi-fast alone: it brings an OpenMP
-    of its own, and two of them slow PyTorch down several times."""
-    groups = [
-        [n for n in runs if n not in apart],
-        [n for n in runs if n in apart or n == REMI],
-    ]
+def _in_turns(
+    makers: Mapping[str, Callable[[], Contestant]],
+    begin_anew: Callable[[Collection[str], str], bool],
+    rounds: int,
+    seconds: float,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What was measured of each, and of those that cannot, why; all beside REMI.
+
+    begin_anew: whether those who are there, by name, have to go before the one named is made.
+    """
     table: dict[str, Any] = {}
-    for group in groups:
-        if len(group) > 1:
-            times = take_turns({n: runs[n] for n in group}, rounds, seconds)
-            table = compared(times, REMI) | table
-    return {name: table[name] for name in runs}
+    there: dict[str, Contestant] = {}
+    cannot: dict[str, str] = {}
+
+    def measure() -> None:
+        nonlocal table
+        times = take_turns({n: each.run for n, each in there.items()}, rounds, seconds)
+        rows = compared(times, REMI)
+        table = {n: row | there[n].notes for n, row in rows.items()} | table
+
+    for name, make in makers.items():
+        if len(there) > 1 and begin_anew(there, name):
+            measure()
+            for gone in there.keys() - {REMI}:
+                del there[gone]
+        made, reasons = make_all({name: make})
+        there.update(made)
+        cannot |= reasons
+        del made  # a graph lives no longer than it is there
+    measure()
+    return {name: table[name] for name in makers if name in table}, cannot
+
+
+def _begin_anew(
+    formulas: Mapping[str, Formula],
+    need: int,
+    device: torch.device,
+    there: Collection[str],
+    name: str,
+) -> bool:
+    """What torch.compile made for a CPU is timed apart: it brings an OpenMP of its own, and two of
+    them slow PyTorch down several times. On a GPU there have to be `need` bytes for another peer's
+    graph, and as much for the turn of one that is no graph."""
+    if device.type == "cpu":
+        return formulas[name].compiled and not any(formulas[n].compiled for n in there)
+    torch.cuda.empty_cache()
+    return 2 * need > available_memory(device)
 
 
 def floor_us(size: Size, precision: str, name: str) -> float:

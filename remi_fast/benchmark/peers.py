@@ -92,10 +92,29 @@ class EagerModel(nn.Module):
     ) -> Tensor:
         """REMI's loss of one batch, by the reference formulas."""
         dim = self.items.embedding_dim
+        past, chosen, others = self.rows(history, target, negatives)
         interests, routing = reference.self_attentive_extractor(
-            self.items(history), length, self.positions, self.w1, self.w2
+            past, length, self.positions, self.w1, self.w2
         )
-        chosen = self.items(target)
         query, _ = reference.select_interest(interests, chosen)
-        ihn = reference.ihn_loss(query, chosen, self.items(negatives), beta=beta)
+        ihn = reference.ihn_loss(query, chosen, others, beta=beta)
         return total_loss(ihn, reference.routing_regularizer(routing, dim), rr_lambda)
+
+    def rows(
+        self, history: Tensor, target: Tensor, negatives: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Those of each, looked up by themselves, as published."""
+        return self.items(history), self.items(target), self.items(negatives)
+
+
+class RepairedModel(EagerModel):
+    """The same with one lookup: three make three dense gradients of the table, and add them."""
+
+    def rows(
+        self, history: Tensor, target: Tensor, negatives: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Those of all at once."""
+        sizes = [history.numel(), len(target), len(negatives)]
+        ids = torch.cat([history.flatten(), target, negatives])
+        past, chosen, others = self.items(ids).split(sizes)
+        return past.view(*history.shape, -1), chosen, others

@@ -49,23 +49,27 @@ def table_traffic(places: float, distinct: float, dim: int) -> float:
     return distinct * (row + 6 * row + 8) + places * 2 * row
 
 
-def peak_memory(make: Callable[[], Any], device: torch.device) -> tuple[Any, int | None]:
+def peak_memory(make: Callable[[], Any], device: torch.device) -> tuple[Any, dict[str, int]]:
     """What `make` makes, run twice, and the GPU memory in bytes that this needed.
 
-    None on a CPU, whose allocator does not say.
+    "peak_bytes" are of tensors; "reserved_bytes" are what the allocator took from the device, also
+    for the pools of CUDA graphs. Nothing on a CPU, whose allocator does not say.
     """
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.synchronize()
+        torch.cuda.empty_cache()  # what is reserved now is in use
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        before = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
     made = make()
     for _ in range(2):
         made.run()
     if not on_gpu:
-        return made, None
+        return made, {}
     torch.cuda.synchronize()
-    return made, torch.cuda.max_memory_allocated() - before
+    peaks = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    names = "peak_bytes", "reserved_bytes"
+    return made, {n: p - b for n, p, b in zip(names, peaks, before, strict=True)}
 
 
 def call_memory(run: Callable[[], Iterable[Tensor]], device: torch.device) -> int | None:

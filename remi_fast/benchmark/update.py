@@ -12,7 +12,14 @@ from typing import Any
 import torch
 
 from remi_fast.benchmark import fbgemm_peer, resources
-from remi_fast.benchmark.turns import OURS, check_error, compared, make_all, take_turns
+from remi_fast.benchmark.turns import (
+    OURS,
+    Contestant,
+    check_error,
+    compared,
+    make_all,
+    take_turns,
+)
 from remi_fast.benchmark.update_contestants import (
     DEFERRED,
     DIM,
@@ -26,10 +33,10 @@ from remi_fast.benchmark.update_contestants import (
 from remi_fast.models.item_table import ItemTable
 from remi_fast.optim import DeferredAdam
 
-Maker = Callable[[], Callable[[], None]]
+Maker = Callable[[], Contestant]
 STEPS = 40  # of a check
 TOLERANCE, FBGEMM_TOLERANCE = 1e-4, 1e-3  # shares of the largest movement
-TABLES = {"cpu": 3 + 4 + 6, "cuda": 3 + 4 + 6 + 6}  # SparseAdam, dense Adam fused, foreach, ...
+TABLES = 3 + 4 + 6  # SparseAdam, dense Adam fused, foreach
 
 
 def beside_peers(update: Update, rounds: int, seconds: float) -> dict[str, Any]:
@@ -59,7 +66,7 @@ def by_catalogue(updates: Sequence[Update], rounds: int, seconds: float) -> dict
 def check_memory(updates: Sequence[Update], peers: str) -> None:
     """Raise ConfigError where the tables that are there at once do not fit."""
     items, device = sum(update.items for update in updates), updates[0].device
-    tables = 3 + (TABLES[device] if peers != "none" else 0)
+    tables = 3 + (TABLES if peers != "none" else 0)
     what = f"--num-items {items:,} with --peers {peers}: all tables together"
     resources.check_memory(4 * items * DIM * tables, torch.device(device), what)
 
@@ -68,11 +75,14 @@ def _in_turns(
     makers: Mapping[str, Maker], updates: Mapping[str, Update], rounds: int, seconds: float
 ) -> dict[str, Any]:
     """All beside the first."""
-    runs, cannot = make_all(makers)
-    table = compared(take_turns(runs, rounds, seconds), next(iter(makers)))
+    made, cannot = make_all(makers)
+    times = take_turns({name: each.run for name, each in made.items()}, rounds, seconds)
+    by_step = {name: [ms / made[name].steps for ms in values] for name, values in times.items()}
+    table = compared(by_step, next(iter(makers)))
     rate = resources.copy_bandwidth(torch.device(next(iter(updates.values())).device))
     floors = {update: 1e3 * traffic(update) / rate for update in set(updates.values())}
     for name, row in table.items():
+        row |= made[name].notes
         row["rows_per_s"] = round(1e3 * updates[name].rows / row["ms"])
         row["share_of_floor"] = round(floors[updates[name]] / row["ms"], 4)
     least = {"bytes_per_s": round(rate), "ms": {str(u): ms for u, ms in floors.items()}}

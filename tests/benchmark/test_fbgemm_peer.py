@@ -83,7 +83,7 @@ def stand_in(monkeypatch):
 
 def test_it_takes_part_where_it_can_be_imported(stand_in):
     assert fbgemm_peer.unavailable() is None
-    step = contestants(UPDATE)["FBGEMM, Adagrad (no Adam on a CPU)"]()
+    step = contestants(UPDATE)["FBGEMM, Adagrad (no Adam on a CPU)"]().run
     step()
     step()
 

@@ -1,6 +1,8 @@
 """`remi-fast bench loss`: its contestants compute the same, and one that does not is left out."""
 
 import statistics
+import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -8,12 +10,13 @@ import torch
 from remi_fast.benchmark import loss, loss_contestants
 from remi_fast.benchmark.loss import compare, error, make_run
 from remi_fast.benchmark.loss_contestants import (
+    Formula,
     Size,
     contestants,
     make_inputs,
     truth,
 )
-from remi_fast.benchmark.turns import PLAIN, REMI
+from remi_fast.benchmark.turns import PLAIN, REMI, Contestant
 from remi_fast.errors import BenchmarkError, ConfigError
 
 CPU = torch.device("cpu")
@@ -53,10 +56,15 @@ def test_a_case_says_what_was_measured():
 def test_what_is_missing_is_said(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function: function)  # takes half a minute
     monkeypatch.setitem(loss_contestants.__dict__, "cut_cross_entropy", not_there)
-    in_turns, apart = loss._in_turns, []
-    monkeypatch.setattr(loss, "_in_turns", lambda *a: apart.extend(a[1]) or in_turns(*a))
+    together, take_turns = [], loss.take_turns
+    monkeypatch.setattr(
+        loss, "take_turns", lambda runs, *a: together.append(list(runs)) or take_turns(runs, *a)
+    )
     case = compared(peers="all")
-    assert apart == ["autograd, compiled"]
+    assert [set(names) for names in together] == [
+        {REMI, PLAIN} | FORMULAS,
+        {REMI, "autograd, compiled"},
+    ]
     assert case["contestants"].keys() == {REMI, PLAIN, "autograd, compiled"} | FORMULAS
     assert case["cannot"] == {
         "Liger, plain": "its kernels are for GPUs only",
@@ -91,15 +99,62 @@ def test_the_error_is_that_of_the_worst_gradient():
     assert error(got, exact) != error(got, exact)
 
 
+def makers(names, calls):
+    """Of contestants who note that they are made, that they run, and that they are gone."""
+
+    def make(name):
+        calls.append(f"made: {name}")
+        run = partial(calls.append, name)
+        weakref.finalize(run, calls.append, f"gone: {name}")
+        return Contestant(run)
+
+    return {name: partial(make, name) for name in names}
+
+
 def test_compiled_code_has_a_turn_of_its_own_on_a_cpu():
     """Its OpenMP would slow the others down."""
     calls = []
     names = [REMI, "autograd", "autograd, compiled"]
-    runs = {name: lambda name=name: calls.append(name) for name in names}
-    table = loss._in_turns(runs, {names[2]}, rounds=1, seconds=0)
+    formulas = {name: Formula(None, compiled="compiled" in name) for name in names}
+    begin_anew = partial(loss._begin_anew, formulas, 0, CPU)
+    table, _ = loss._in_turns(makers(names, calls), begin_anew, rounds=1, seconds=0)
+    calls = [call for call in calls if call in names]
     assert calls == [n for n in (*names[:2], *names[:2], REMI, names[2], REMI, names[2])
                      for _ in range(2)]  # fmt: skip
     assert list(table) == names
+
+
+def test_who_leaves_no_memory_for_the_next_goes_before():
+    """But for remi-fast, which all are compared with."""
+    calls = []
+    begin_anew = lambda there, name: name == "b"  # noqa: E731
+    loss._in_turns(makers([REMI, "a", "b"], calls), begin_anew, rounds=1, seconds=0)
+    told = [call for call in calls if ":" in call]
+    made = [f"made: {REMI}", "made: a", "gone: a", "made: b"]
+    assert told[:4] == made and set(told[4:]) == {"gone: b", f"gone: {REMI}"}
+    assert calls.index("gone: a") > calls.index("a")
+
+
+@pytest.mark.parametrize("free, expected", [(19, True), (20, False)])
+def test_on_a_gpu_there_has_to_be_memory_for_another(monkeypatch, free, expected):
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(loss, "available_memory", lambda device: free)
+    assert loss._begin_anew({}, 10, torch.device("cuda"), [REMI, "a"], "b") == expected
+
+
+def of_tiles(formula):
+    return Formula(loss_contestants.tiles, plain=formula.plain)
+
+
+def test_a_peer_without_memory_is_left_out(monkeypatch):
+    def too_large(x):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(loss_contestants, "autograd", too_large)
+    monkeypatch.setattr(loss, "truth", lambda formula, x: make_run(of_tiles(formula), x)())
+    case = compared()
+    assert case["cannot"]["autograd"] == "OutOfMemoryError: CUDA out of memory"
+    assert {REMI, PLAIN, "PyTorch tiles", "published"} == case["contestants"].keys()
 
 
 def test_the_floor_is_of_products_or_of_exponentials():

@@ -99,8 +99,20 @@ def test_a_contestant_of_several_steps_is_timed_by_the_step(monkeypatch):
 def test_a_cpu_says_nothing_of_memory():
     calls = []
     contestant = steps.Contestant(lambda: calls.append(1))
-    assert peak_memory(lambda: contestant, CPU) == (contestant, None)
+    assert peak_memory(lambda: contestant, CPU) == (contestant, {})
     assert len(calls) == 2
+
+
+def test_memory_of_a_gpu_is_what_came_up(monkeypatch):
+    numbers = {"memory_allocated": 100, "memory_reserved": 1000}
+    numbers |= {"max_memory_allocated": 150, "max_memory_reserved": 1400}
+    for name, number in numbers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda number=number: number)
+    for name in ("synchronize", "empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    contestant = steps.Contestant(lambda: None)
+    found = peak_memory(lambda: contestant, torch.device("cuda"))
+    assert found == (contestant, {"peak_bytes": 50, "reserved_bytes": 400})
 
 
 def test_what_is_known_of_a_gpu_is_shown(capsys):

@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from remi_fast.benchmark import resources, steps
+from remi_fast.benchmark.peers import EagerModel, RepairedModel
 from remi_fast.benchmark.phases import phases
 from remi_fast.benchmark.steps import Data, check, check_memory, compare, contestants
 from remi_fast.benchmark.turns import PLAIN, REMI, compared, take_turns
 from remi_fast.cli import main
 from remi_fast.cli.bench import common, step
 from remi_fast.config import Config, LossConfig, ModelConfig, TrainConfig
-from remi_fast.errors import ConfigError
+from remi_fast.errors import BenchmarkError, ConfigError
+from tests.training.test_no_synchronisation import ALLOWED, OnlyAllowed
 
 ITEMS, USERS, BATCH = 300, 40, 16
 OURS = {REMI, "remi-fast, IHN only", "remi-fast, RR only", PLAIN}
@@ -86,6 +88,133 @@ def test_contestants_that_differ_are_refused(monkeypatch, where):
         monkeypatch.setattr(torch.optim.Adam, "step", late)
     with pytest.raises(RuntimeError, match="do not compute the same"):
         check(Data(ITEMS, USERS), CONFIG)
+
+
+@pytest.mark.parametrize("count, is_let_through", [(1, True), (64, False)])
+def test_a_few_elements_may_move_otherwise(monkeypatch, count, is_let_through):
+    """Of some row of the peer's table so many do not move: all are too many."""
+    whole_step = torch.optim.Adam.step
+
+    def but_for_a_row(self, *arguments):
+        if self.param_groups[0]["fused"]:  # ours
+            return whole_step(self, *arguments)
+        weight = self.param_groups[0]["params"][-1].detach()  # of the item table
+        before = weight.clone()
+        whole_step(self, *arguments)
+        row = int((weight - before).abs().sum(dim=1).argmax())
+        weight[row, :count] = before[row, :count]
+        return None
+
+    monkeypatch.setattr(torch.optim.Adam, "step", but_for_a_row)
+    if is_let_through:
+        assert 0 < check(Data(ITEMS, USERS), CONFIG)["difference_by_moves"] < steps.MOST_APART
+    else:
+        with pytest.raises(BenchmarkError, match="do not compute the same"):
+            check(Data(ITEMS, USERS), CONFIG)
+
+
+def test_the_repaired_model_is_the_published_one_with_one_lookup(monkeypatch):
+    found, lookups = [], []
+    look_up = torch.nn.Embedding.forward
+    monkeypatch.setattr(
+        torch.nn.Embedding, "forward", lambda self, ids: lookups.append(1) or look_up(self, ids)
+    )
+    for kind in (EagerModel, RepairedModel):
+        torch.manual_seed(0)
+        model = steps._model(kind, ITEMS, CONFIG)
+        history, length, target = next(steps.tensors(Data(ITEMS, USERS).loader(CONFIG)))
+        loss = model(history, length, target, torch.arange(1, 40), 1.0, 100.0)
+        loss.backward()
+        found.append([loss.detach(), *(x.grad for x in model.parameters())])
+        lookups.append(0)
+    assert lookups == [1, 1, 1, 0, 1, 0]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.fixture
+def as_graph(monkeypatch):
+    """A graph of three steps, without a GPU; what it holds."""
+    held = []
+
+    def captured(run, device):
+        run()
+        held.append(run)
+        return run, True
+
+    monkeypatch.setattr(steps, "captured", captured)
+    monkeypatch.setattr(steps, "STEPS_A_GRAPH", 3)
+    return held
+
+
+def test_a_graph_of_whole_steps_makes_those_of_the_repaired_recipe(monkeypatch, as_graph):
+    data, losses, one_step = Data(ITEMS, USERS), [], steps._eager_step
+
+    def noted(*arguments):
+        losses.append(one_step(*arguments).item())
+        return torch.tensor(losses[-1])
+
+    monkeypatch.setattr(steps, "_eager_step", noted)
+    torch.manual_seed(0)
+    made = steps.whole_graph(data, CONFIG)
+    made.run()
+    assert made.steps == 3
+    by_graph, losses[:] = losses.copy(), []
+    torch.manual_seed(0)
+    eager = steps.eager(data, CONFIG, steps.tensors(data.loader(CONFIG)), repaired=True)
+    for _ in range(6):
+        eager.run()
+    assert by_graph == losses and len(set(losses)) == 6
+
+
+def test_a_graph_of_whole_steps_waits_for_nothing(as_graph):
+    listed = ALLOWED | {f"aten.{name}" for name in OF_AUTOGRAD}
+    steps.whole_graph(Data(ITEMS, USERS), CONFIG)
+    with OnlyAllowed(listed):
+        as_graph[0]()
+
+
+# Kernels whose output sizes follow from the sizes of their inputs, and views.
+OF_AUTOGRAD = [
+    "_foreach_add_.Scalar", "_fused_adam_.default", "_softmax.default",
+    "_softmax_backward_data.default", "argmax.default", "div.Scalar", "embedding.default",
+    "eq.Scalar", "index_put.default", "logsumexp.default", "mean.default", "mean.dim",
+    "mm.default", "mul.Scalar", "neg.default", "ones_like.default", "pow.Tensor_Scalar",
+    "randint.low", "scalar_tensor.default", "softplus.default", "softplus_backward.default",
+    "sum.dim_IntList", "t.default", "tanh.default", "tanh_backward.default", "where.self",
+]  # fmt: skip
+
+
+def test_a_graph_that_cannot_be_is_not_timed(monkeypatch):
+    monkeypatch.setattr(steps, "captured", lambda run, device: (run, False))
+    with pytest.raises(BenchmarkError, match="cannot be captured"):
+        steps.whole_graph(Data(ITEMS, USERS), CONFIG)
+
+
+def test_batches_are_the_same_by_way_of_the_upload():
+    data = Data(ITEMS, USERS)
+    mine = steps.uploaded(data.loader(CONFIG), torch.device("cpu"))
+    for batch, its in zip(range(4), steps.tensors(data.loader(CONFIG)), strict=False):
+        assert all(torch.equal(a, b) for a, b in zip(next(mine), its, strict=True)), batch
+
+
+def test_times_outlive_a_profiler_that_fails(monkeypatch):
+    def no_cupti(*_):
+        raise RuntimeError("CUPTI_ERROR_INSUFFICIENT_PRIVILEGES")
+
+    monkeypatch.setattr(resources, "launched", no_cupti)
+    found = steps.profiled(steps.Contestant(lambda: None))
+    assert found == {"not_profiled": "RuntimeError: CUPTI_ERROR_INSUFFICIENT_PRIVILEGES"}
+
+
+def test_who_takes_part_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(steps, "training_device", lambda _: torch.device("cuda"))
+    graph = {"repaired recipe as one CUDA graph"}
+    compiled = {"repaired and torch.compile", "repaired, compiled to CUDA graphs"}
+    for peers, more in {"none": set(), "eager": EAGER | graph}.items():
+        assert contestants(Data(ITEMS, USERS), CONFIG, peers).keys() == OURS | more
+    everyone = contestants(Data(ITEMS, USERS), CONFIG, "all").keys()
+    assert everyone == OURS | EAGER | graph | compiled
 
 
 def test_who_takes_part():
@@ -187,7 +316,7 @@ def test_peers_have_the_same_arithmetic(monkeypatch, precision, dtype):
 
     monkeypatch.setattr(steps.EagerModel, "forward", forward)
     data = Data(60, 30)
-    steps.eager(data, config, steps.tensors(data.loader(config)), fused=True).run()
+    steps.eager(data, config, steps.tensors(data.loader(config)), repaired=True).run()
     assert seen == [dtype]
 
 

@@ -116,10 +116,24 @@ def test_prepare_says_how_many_users_lack_history(tmp_path, capsys):
     assert "users left out of a split for lack of history: train 6, valid 6, test 3" in shown
 
 
+def test_prepare_warns_of_a_split_without_users(tmp_path, capsys, caplog):
+    file = tmp_path / "once.csv"
+    rows = "".join(f"{user},{item},{user}\n" for user in range(20) for item in range(5))
+    file.write_text("user_id,item_id,timestamp\n" + rows)
+    for split, warnings in (("temporal", ["valid", "test"]), ("users", [])):
+        words = ["prepare", str(file), "--out", str(tmp_path / split), "--split", split, "--json"]
+        assert main(words) == 0
+        json.loads(capsys.readouterr().out)
+        told = [record.getMessage() for record in caplog.records]
+        assert [re.search("the (.*) split has no users", each)[1] for each in told] == warnings
+        caplog.clear()
+
+
 def test_prepare_prints_its_numbers(raw_file, tmp_path, capsys):
     assert main(["prepare", str(raw_file), "--out", str(tmp_path / "a")]) == 0
     text = capsys.readouterr().out
     assert "items with >= 5" in text and "300 users" in text and "median" in text
+    assert re.search("^columns: user 'user_id', item 'item_id', time 'timestamp'$", text, re.M)
     words = [
         "prepare",
         str(raw_file),

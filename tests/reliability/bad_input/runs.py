@@ -69,8 +69,8 @@ CASES = [
         "a run for data",
         f"train run --out out {SMALL}",
         "run: ",
-        "got none",
-        "expected exactly one file",
+        "a run folder",
+        "expected data: .* `--out run --resume`, .* trained on, run/data",
     ),
     refused(
         "DATA not given",
