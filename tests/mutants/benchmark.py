@@ -2,6 +2,7 @@
 
 from .killers import group
 
+TURNS = "tests/benchmark/test_turns.py::test_"
 STEPS = "tests/benchmark/test_steps.py::test_"
 RESOURCES = "tests/benchmark/test_resources.py::test_"
 PIECES = "tests/benchmark/test_gpu_pieces.py::test_"
@@ -15,6 +16,9 @@ COMMAND = "tests/cli/test_bench.py::test_"
 MUTANTS = [
     *group(
         "remi_fast/benchmark/turns.py",
+        ("what a graph reads is freed", f"{TURNS}what_a_graph_reads_lives_as_long_as_the_graph",
+         "partial(_replay, graph, run), True",
+         "graph.replay, True"),
         ("the warm-up counts", f"{STEPS}turns_go_round_and_the_first_round_is_left_out",
          "if round_number > 0:",
          "if round_number >= 0:"),
