@@ -32,6 +32,10 @@ class QueryAttention(Extractor):
         return routing @ history, routing  # RR keeps the routing from collapsing onto one item
 
 
+def say(what: str, value: float) -> None:
+    print(f"{what}: {value:.4f}", flush=True)  # noqa: T201
+
+
 steps = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
 torch.manual_seed(1)
 with tempfile.TemporaryDirectory() as folder:
@@ -39,12 +43,15 @@ with tempfile.TemporaryDirectory() as folder:
     config = Config(train=TrainConfig(batch_size=128))  # the published settings
     model = MultiInterestModel(ItemTable(data.num_items, 64), QueryAttention(64, 4), max_history=20)
     training_step = TrainingStep(model, config)  # samples negatives, IHN + RR, DeferredAdam
-    print("before:", evaluate(model, data, "valid")["recall@50"])  # noqa: T201
+    say("validation recall@50 before training", evaluate(model, data, "valid")["recall@50"])
     with BatchLoader(
         data.items, data.train_users, data.train_spans, batch_size=128, max_history=20, seed=1
     ) as batches:
         for batch in batches:
             loss = training_step(batch.step, batch.history, batch.length, batch.target)
-            if batch.step + 1 == steps:
+            done = batch.step + 1
+            if done % 200 == 0:
+                say(f"step {done} of {steps}, loss", loss.total)
+            if done == steps:
                 break
-    print("after:", evaluate(model, data, "valid")["recall@50"])  # noqa: T201
+    say("validation recall@50 after training", evaluate(model, data, "valid")["recall@50"])

@@ -221,7 +221,11 @@ def main() -> None:
         app = make_app(load_export(arguments.export))
     except RemiFastError as error:
         raise SystemExit(f"{parser.prog}: {error}") from None
-    listening = socket.create_server((arguments.host, arguments.port))
+    where = arguments.host, arguments.port
+    try:
+        listening = socket.create_server(where)
+    except (OSError, OverflowError) as error:  # OverflowError: no port has this number
+        raise SystemExit(f"{parser.prog}: {where[0]}:{where[1]}: cannot listen: {error}") from None
     # Or the two writes of an answer wait 40 ms for each other; accepted sockets inherit it.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     print(f"http://{arguments.host}:{listening.getsockname()[1]}", flush=True)  # noqa: T201

@@ -17,7 +17,7 @@ from remi_fast.retrieval.evaluate import evaluate
 
 
 def show(what: str, value: object) -> None:
-    print(f"{what}: {value}")  # noqa: T201
+    print(f"{what}: {value}", flush=True)  # noqa: T201
 
 
 steps = int(sys.argv[1]) if len(sys.argv) > 1 else 3000
@@ -33,6 +33,7 @@ with tempfile.TemporaryDirectory() as name:
     remi = load_config(preset_path("demo"), (f"--train.steps={steps}",))
     plain = replace(remi, loss=replace(remi.loss, beta=0.0, rr_lambda=0.0))
     for run, config in {"plain": plain, "remi": remi}.items():
+        show("training", f"{run}, {steps} steps")
         result = remi_fast.train(folder / "data", folder / run, config)
         show(f"{run}, test recall@50", round(result["test"]["recall@50"], 4))
 
@@ -55,5 +56,6 @@ with tempfile.TemporaryDirectory() as name:
     show("exported", sorted(exported.manifest["files"]))
 
     # A page to look at (it needs the extra `report`), as every command from Python.
+    show("report", "looking into both runs")
     main(["report", f"{folder}/plain", f"{folder}/remi", "--out", f"{folder}/report.html"])
     show("report, bytes", (folder / "report.html").stat().st_size)

@@ -63,6 +63,12 @@ def open_data(data: str | Path, prepare_in: Path) -> Dataset:
         raise DataError(
             f"{path}: no such file or folder, expected a prepared folder, a raw file, or {DEMO!r}"
         )
+    run = RunFolder(path)
+    if run.data_file.is_file():
+        raise DataError(
+            f"{path}: a run folder, expected data: continue it with `--out {path} --resume`, "
+            f"or give what it was trained on, {run.data()[0]}"
+        )
     from remi_fast.data.prepare import PrepareSettings, prepare
 
     return prepare([path], prepare_in, PrepareSettings())

@@ -46,7 +46,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _check_types("model", self)
         for name in ("dim", "num_interests", "max_history"):
-            _at_least(f"model.{name}", getattr(self, name), 1, 2**31)
+            _whole(f"model.{name}", getattr(self, name), 1, 2**31)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +99,10 @@ class LossConfig:
     def __post_init__(self) -> None:
         _check_types("loss", self)
         _at_least("loss.beta", self.beta, 0)
-        _at_least("loss.beta_warmup", self.beta_warmup, 0)
+        _whole("loss.beta_warmup", self.beta_warmup, 0)
         _at_least("loss.selection_tau", self.selection_tau, 0)
         _at_least("loss.rr_lambda", self.rr_lambda, 0)
-        _at_least("loss.num_negatives", self.num_negatives, 1, 2**31)
+        _whole("loss.num_negatives", self.num_negatives, 1, 2**31)
         _at_least("loss.sampler_alpha", self.sampler_alpha, 0)
         if not 0 <= self.gbce_t <= 1:
             raise ConfigError(f"loss.gbce_t: got {self.gbce_t}, expected a number from 0 to 1")
@@ -158,7 +158,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _check_types("optim", self)
         _at_least("optim.lr", self.lr, 0)
-        _at_least("optim.warmup_steps", self.warmup_steps, 0)
+        _whole("optim.warmup_steps", self.warmup_steps, 0)
 
     def lr_at(self, step: int, steps: int) -> float:
         """Learning rate of a training step of `steps`, counted from 0: a function of both alone."""
@@ -211,12 +211,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_types("train", self)
         for name in ("batch_size", "eval_every", "patience", "min_history"):
-            _at_least(f"train.{name}", getattr(self, name), 1, 2**31)
-        _at_least("train.steps", self.steps, 1, 2**31 - 1)
+            _whole(f"train.{name}", getattr(self, name), 1, 2**31)
+        _whole("train.steps", self.steps, 1, 2**31 - 1)
         for name in ("eval_users", "checkpoint_every"):
-            _at_least(f"train.{name}", getattr(self, name), 0, 2**31)
-        _at_least("train.seed", self.seed, 0)
-        _at_least("train.threads", self.threads, 0, 1025)
+            _whole(f"train.{name}", getattr(self, name), 0, 2**31)
+        _whole("train.seed", self.seed, 0)
+        _whole("train.threads", self.threads, 0, 1025)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,12 +260,16 @@ def _check_types(section: str, config: Any) -> None:
             raise ConfigError(f"{section}.{each.name}: got {value!r}, expected {expected}")
 
 
-def _at_least(key: str, value: float, least: float, end: int = 2**63) -> None:
+def _at_least(
+    key: str, value: float, least: float, end: int = 2**63, kind: str = "a finite number"
+) -> None:
     if not least <= value < end:
         most = "2^63" if end == 2**63 else end
-        raise ConfigError(
-            f"{key}: got {value}, expected a finite number >= {least} and less than {most}"
-        )
+        raise ConfigError(f"{key}: got {value}, expected {kind} >= {least} and less than {most}")
+
+
+def _whole(key: str, value: int, least: int, end: int = 2**63) -> None:
+    _at_least(key, value, least, end, _EXPECTED[int])
 
 
 def preset_names() -> list[str]:
@@ -392,20 +396,38 @@ def parse(parser: "ArgumentParser", arguments: list[str]) -> Any:
         return parser.parse_args(arguments)
     except (ArgumentError, TypeError, ValueError) as error:
         message = " ".join(str(error).split())
-        known = [option.lstrip("-") for a in parser._actions for option in a.option_strings]
-        raise ConfigError(_in_our_words(message) + _nearest_key(message, known)) from None
+        known = [option for a in parser._actions for option in a.option_strings]
+        raise ConfigError(_in_our_words(message, known) + _nearest_key(message, known)) from None
 
 
-def _in_our_words(message: str) -> str:
-    """jsonargparse's message on a value of another type, as `_check_types` has it."""
+def _in_our_words(message: str, known: list[str]) -> str:
+    """What argparse and jsonargparse say, as `_check_types` has it, with the names of options."""
+    if found := re.fullmatch(r"(the following arguments are required: )(.*)", message):
+        return found[1] + ", ".join(_option(name, known) for name in found[2].split(", "))
+    if found := re.fullmatch(r"argument (\S+): invalid choice: (.*) \(choose from (.*)\)", message):
+        return _one_of(found[1], found[2], found[3])
+    if found := re.fullmatch(r"argument (\S+): expected (one|at least one) argument", message):
+        return f"{found[1]}: got nothing, expected a value after it"
     found = re.match(r'Parser key "([\w.]+)".*?: Expected an? (.+?)\. Got value: ?(.*)', message)
     if not found:
         return message
-    key, expected, got = found.groups()
-    expected = re.sub(r"typing\.Literal\[(.*)\]", r"one of \1", expected).replace("'", "")
+    key, expected, got = _option(found[1], known), found[2], found[3] or "nothing"
+    if choices := re.fullmatch(r"typing\.Literal\[(.*)\]", expected):
+        return _one_of(key, got, choices[1])
     for kind, words in _EXPECTED.items():
-        expected = expected.replace(f"<class {kind.__name__}>", words)
-    return f"{key}: got {got or 'nothing'}, expected {expected}"
+        expected = expected.replace(f"<class '{kind.__name__}'>", words)
+    return f"{key}: got {got}, expected {expected}"
+
+
+def _option(name: str, known: list[str]) -> str:
+    """`batch_size` as --batch-size, where that is an option; other names as they are."""
+    option = f"--{name.replace('_', '-')}"
+    return option if option in known and "." not in name else name
+
+
+def _one_of(key: str, got: str, choices: str) -> str:
+    names = choices.replace("'", "").split(", ")
+    return f"{key}: got {got}, expected one of {', '.join(names)}" + nearest(got.strip("'"), names)
 
 
 def config_from_namespace(namespace: Any) -> Config:
@@ -420,11 +442,13 @@ def config_from_namespace(namespace: Any) -> Config:
     return Config(**sections)
 
 
-def _nearest_key(message: str, known: list[str]) -> str:
-    for pattern in (
-        r"unrecognized arguments?: -*([\w.-]+)",
-        r"Option '([\w.]+)' is not accepted",
-        r"(?:[Gg]roup '(\w+)' )?does not accept option '([\w.]+)'",
+def _nearest_key(message: str, options: list[str]) -> str:
+    """The option that may be meant on the command line, or the key in a file."""
+    keys = [option.lstrip("-") for option in options]
+    for pattern, known in (
+        (r"unrecognized arguments?: (--[\w.-]+)", [f"--{key}" for key in keys]),
+        (r"Option '([\w.]+)' is not accepted", keys),
+        (r"(?:[Gg]roup '(\w+)' )?does not accept option '([\w.]+)'", keys),
     ):
         if unknown := re.search(pattern, message):
             word = ".".join(part for part in unknown.groups() if part)

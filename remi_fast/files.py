@@ -1,5 +1,6 @@
 """Crash-safe writing and verified reading of files: the one place for fsync, locks, checksums."""
 
+import errno
 import fcntl
 import glob
 import json
@@ -87,6 +88,19 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     write_file(path, lambda p: p.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8"))
+
+
+def check_writable(path: Path) -> None:
+    """Raise StorageError where `path` could not be written, before the work that leads to it.
+
+    The rights of a folder do not tell (root, read-only mounts, /proc): a file is made beside it.
+    """
+    temporary = _temporary(path)
+    with storing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        temporary.touch()
+        temporary.unlink()
 
 
 def write_npy(path: Path, array: "npt.NDArray[Any]") -> None:

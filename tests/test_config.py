@@ -43,7 +43,7 @@ def test_resolved_configuration_is_itself_a_config_file(tmp_path):
         ("loss: {betta: 1}", "did you mean loss.beta?"),
         ("trian: {steps: 1}", "did you mean train"),
         ("train: {steps: many}", "many"),
-        ("train: {steps: 0}", "train.steps: got 0, expected a finite number >= 1"),
+        ("train: {steps: 0}", "train.steps: got 0, expected a whole number >= 1"),
         ("loss: {beta: -1}", "loss.beta: got -1"),
         ("loss: {beta: .nan}", "loss.beta: got nan"),
         ("loss: {name: gbce}", "loss.beta: got 1.0 with loss.name 'gbce', expected 0"),

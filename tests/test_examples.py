@@ -20,8 +20,10 @@ def output(example, *arguments):
 
 
 def test_a_model_of_ones_own_trains():
-    before, after = output("own_model_example", "300")
-    assert after > before + 0.1
+    told = lines("own_model_example", "300")
+    before, loss, after = (float(line.split()[-1]) for line in told)
+    assert after > before + 0.1 and told[0].startswith("validation recall@50 before training: ")
+    assert told[1] == f"step 200 of 300, loss: {loss:.4f}"
 
 
 def test_a_model_that_is_not_ours_trains():

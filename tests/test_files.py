@@ -1,11 +1,12 @@
 """Writing is whole or not at all; damage is found and its place named."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from remi_fast import files
-from remi_fast.errors import CorruptFileError
+from remi_fast.errors import CorruptFileError, StorageError
 
 
 def names(folder):
@@ -23,6 +24,18 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         files.write_file(file, fail)
     assert '"x": 1' in file.read_text() and names(tmp_path) == ["a.json"]
+
+
+def test_what_cannot_be_written_is_known_before(tmp_path):
+    files.check_writable(tmp_path / "a.json")
+    assert names(tmp_path) == []
+    (tmp_path / "a.json").write_text("1")
+    files.check_writable(tmp_path / "a.json")
+    assert (tmp_path / "a.json").read_text() == "1" and names(tmp_path) == ["a.json"]
+    (tmp_path / "b.json").mkdir()
+    for path in (tmp_path / "b.json", tmp_path / "a.json" / "c.json", Path("/proc/x.json")):
+        with pytest.raises(StorageError, match=f"{path}: cannot be written"):
+            files.check_writable(path)
 
 
 def test_a_failed_folder_leaves_the_old_one(tmp_path):

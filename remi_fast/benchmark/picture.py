@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from remi_fast import files
+from remi_fast.benchmark.turns import times
 
 OURS, PEER = "tab:blue", "tab:gray"
 
 
 def draw(cases: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write the time of a step of each contestant, a row of bars for each case, as a .png."""
+    """Write the time of a step of each contestant, axes for each case, as a .png."""
     figure = picture(cases)
     files.write_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))
 
@@ -23,25 +25,29 @@ def picture(cases: Sequence[dict[str, Any]]) -> Figure:
     size = (9, len(cases) * (0.9 + 0.36 * rows))
     figure = Figure(figsize=size, layout="constrained")
     for case, axes in zip(cases, figure.subplots(len(cases), 1, squeeze=False)[:, 0], strict=True):
-        _bars(axes, case)
+        _dots(axes, case)
     return figure
 
 
-def _bars(axes: Any, case: dict[str, Any]) -> None:
+def _dots(axes: Any, case: dict[str, Any]) -> None:
     table = case["contestants"]
-    first = next(iter(table.values()))["ms"]
     for place, (name, row) in enumerate(table.items()):
         low, high = min(row["rounds"]), max(row["rounds"])
         color = OURS if name.startswith("remi-fast") else PEER
         error = [[row["ms"] - low], [high - row["ms"]]]
-        axes.barh(place, row["ms"], color=color, xerr=error, error_kw={"lw": 1, "capsize": 2})
-        axes.text(high * 1.1, place, f"{row['ms']:.3g} ms ({row['ms'] / first:.2f})", va="center")
+        axes.errorbar(row["ms"], place, xerr=error, fmt="o", color=color, lw=1, capsize=2)
+        axes.text(high * 1.1, place, f"{row['ms']:.3g} ms ({times(row['ratio'])})", va="center")
     axes.set_yticks(range(len(table)), list(table))
     axes.invert_yaxis()
     axes.set_xscale("log")
-    highest = max(max(row["rounds"]) for row in table.values())
-    axes.set_xlim(first / 4, highest * 6)
-    axes.set_xlabel("milliseconds a step; in brackets, against the first")
+    rounds = [each for row in table.values() for each in row["rounds"]]
+    lowest, highest = min(rounds), max(rounds)
+    axes.set_xlim(lowest / 1.5, highest * 6)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_xlabel("milliseconds a step (logarithmic): median and range; in brackets, its ratio")
     title = f"batch {case['batch_size']:,}, {case['items']:,} items, {case['precision']}"
     axes.set_title(title, loc="left")
     axes.spines[["top", "right"]].set_visible(False)

@@ -150,6 +150,11 @@ def compared(times: Mapping[str, list[float]], first: str) -> dict[str, Any]:
     return table
 
 
+def times(ratio: float) -> str:
+    """A ratio of times, for people."""
+    return f"{ratio:.2f}" if ratio < 100 else f"{ratio:,.0f}"
+
+
 def _digits(number: float) -> float:
     """Of milliseconds and of microseconds as many digits as a clock is worth."""
     return float(f"{number:.5g}")

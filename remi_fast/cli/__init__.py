@@ -23,6 +23,14 @@ COMMANDS = {
 }
 
 
+class _Line(logging.Formatter):
+    """A message of the log; a warning says that it is one, and no error."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        warning = "warning: " if record.levelno >= logging.WARNING else ""
+        return f"remi-fast: {warning}{super().format(record)}"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return its exit status: 0, 1 (it failed), 2 (bad usage), 130 (interrupted)."""
     words = sys.argv[1:] if arguments is None else arguments
@@ -33,7 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"remi-fast {__version__}")
         return 0
     command, rest = words[0], words[1:]
-    logging.basicConfig(format="remi-fast: %(message)s", level=logging.INFO, stream=sys.stderr)
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(_Line())
+    logging.basicConfig(handlers=[lines], level=logging.INFO)
     # Torch's idle OpenMP workers may spin only briefly: the C++ threads share their cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:

@@ -1,11 +1,14 @@
-"""Make a dataset folder from raw interactions: .parquet, .csv, .tsv, .jsonl(.gz), RecBole .inter,
-or a folder of *_train.txt, *_valid.txt and *_test.txt as ComiRec publishes them."""
+"""Make a dataset folder from raw interactions: .parquet, .csv(.gz), .tsv(.gz), .jsonl(.gz),
+RecBole .inter, or a folder of *_train.txt, *_valid.txt and *_test.txt as ComiRec publishes them."""
 
 import json
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
+
+logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: "ArgumentParser") -> None:
@@ -50,6 +53,14 @@ def run(arguments: Any) -> int:
         seed=arguments.seed,
     )
     manifest = prepare(arguments.sources, arguments.out, settings).manifest
+    for name in ("valid", "test"):
+        if not manifest["summary"]["split"][name]["users"]:
+            logger.warning(
+                "%s: the %s split has no users, and `remi-fast train` needs some; "
+                "prepare more data, or with another --split",
+                arguments.out,
+                name,
+            )
     if arguments.json:
         print(json.dumps({name: manifest[name] for name in ("counts", "settings", "summary")}))
     else:
@@ -63,7 +74,8 @@ def _print_summary(manifest: dict[str, Any], out: str) -> None:
 
     summary, counts = manifest["summary"], manifest["counts"]
     columns = ", ".join(f"{role} {name!r}" for role, name in summary["columns"].items() if name)
-    print(f"columns: {columns}; order of a user's interactions: {summary['order']}")
+    order = "" if summary["columns"]["time"] else "; a user's interactions: in file order"
+    print(f"columns: {columns}{order}")
     steps = Table("filter", "users", "items", "interactions", "dropped")
     for step in summary["filter"]:
         numbers = (step[n] for n in ("users", "items", "interactions", "dropped"))

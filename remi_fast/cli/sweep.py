@@ -25,7 +25,10 @@ def add_arguments(parser: "ArgumentParser") -> None:
     """Declare the command's arguments."""
     from remi_fast.cli import train
 
-    train.add_arguments(parser)
+    parser.add_argument(
+        "--out", required=True, metavar="SWEEP", help="folder of the sweep, to make or to go on in"
+    )
+    train.add_settings(parser)
     parser.add_argument(
         "--grid",
         nargs="+",
@@ -54,9 +57,14 @@ def add_arguments(parser: "ArgumentParser") -> None:
 
 
 def arrange(words: list[str], parser: "ArgumentParser") -> list[str]:
-    """As for `train`."""
+    """As for `train`. Raises ConfigError for its --resume."""
     from remi_fast.cli import train
 
+    if "--resume" in words:
+        raise ConfigError(
+            "--resume: a sweep has no such option: repeat its command to resume it, "
+            "without --resume"
+        )
     return train.arrange(words, parser)
 
 
@@ -72,12 +80,14 @@ def run(arguments: Any) -> int:
     if arguments.optuna:
         search = _search(space)
         folder, data = _open(arguments, config, search_jobs=arguments.jobs)
+        _announce(arguments.optuna, space, arguments, config)
         runs = search(
             folder, space, arguments.optuna, seeds=arguments.seeds, data=data, jobs=arguments.jobs
         )
     else:
         settings = sweep.grid(space, arguments.sample)
         folder, data = _open(arguments, config)
+        _announce(len(settings), space, arguments, config)
         trials = folder.trials(settings, arguments.seeds)
         runs = sweep.train_all(folder, trials, data, jobs=arguments.jobs)
     try:
@@ -91,11 +101,8 @@ def run(arguments: Any) -> int:
 
 
 def _check(arguments: Any) -> None:
-    if arguments.resume or arguments.data is None:
-        raise ConfigError(
-            "DATA: expected a prepared folder, a raw file, or demo; "
-            "repeat a sweep's command to resume it, without --resume"
-        )
+    if arguments.data is None:
+        raise ConfigError("DATA: got nothing, expected a prepared folder, a raw file, or demo")
     for name in ("jobs", "sample", "optuna"):
         number = getattr(arguments, name)
         if number is not None and number < 1:
@@ -141,6 +148,21 @@ def _open(arguments: Any, config: "Config", search_jobs: int = 0) -> tuple["Swee
         if not begun:  # nothing but settings in it
             shutil.rmtree(folder.path, ignore_errors=True)
         raise
+
+
+def _announce(number: int, space: "Space", arguments: Any, config: "Config") -> None:
+    """Say what is going to be trained, which may be a matter of days."""
+    from remi_fast.sweep import most
+
+    settings = "1 setting" if number == 1 else f"{number:,} settings"
+    seeds = len(dict.fromkeys(arguments.seeds))
+    if arguments.optuna:
+        best = f", the best with all {seeds}" if seeds > 1 else ""
+        todo = f"{settings} with seed {arguments.seeds[0]}{best}"
+    else:
+        todo = f"{settings} x {seeds} seed{'s' if seeds > 1 else ''}"
+    steps = most(space, "train.steps", config.train.steps)
+    print(f"{todo}, at most {steps:,.0f} steps each", file=sys.stderr, flush=True)
 
 
 def _follow(runs: "Runs") -> tuple[dict["Trial", dict[str, Any]], int]:

@@ -12,6 +12,7 @@ from remi_fast.config import (
     add_config_arguments,
     config_from_namespace,
     load_config,
+    parse,
     preset_names,
     preset_path,
 )
@@ -23,11 +24,20 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: "ArgumentParser") -> None:
     """Declare the command's arguments."""
+    parser.add_argument(
+        "--out", required=True, metavar="RUN", help="run folder to make (or to --resume)"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    add_settings(parser)
+
+
+def add_settings(parser: "ArgumentParser") -> None:
+    """Declare DATA and the settings, which `sweep` has, too."""
     from jsonargparse import ActionConfigFile
 
-    parser.add_argument("data", nargs="?", help="prepared folder, raw file, or demo")
-    parser.add_argument("--out", required=True, help="run folder to make (or to --resume)")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    parser.add_argument(
+        "data", nargs="?", metavar="DATA", help="prepared folder, raw file, or demo"
+    )
     parser.add_argument("--preset", help=f"packaged settings: {', '.join(preset_names())}")
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file of settings")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -58,14 +68,15 @@ def arrange(words: list[str], parser: "ArgumentParser") -> list[str]:
             others.append(word)
     if waiting is not None:
         _given("", words[-1])
-    if "--resume" in others:
-        _check_no_settings(words)
-    elif not presets and _is_demo(others, parser):
+    if not presets and _is_demo(others, parser):
         presets = [DEMO]
     for config in configs:
         load_config(Path(config))  # its errors name the file
     files = [str(preset_path(preset)) for preset in presets] + configs
-    return [part for file in files for part in ("--config", file)] + others
+    arranged = [part for file in files for part in ("--config", file)] + others
+    if "--resume" in others:
+        _check_settings_of_resume(words, parse(parser, arranged))
+    return arranged
 
 
 def _given(value: str, word: str) -> str:
@@ -74,14 +85,40 @@ def _given(value: str, word: str) -> str:
     return value
 
 
-def _check_no_settings(words: list[str]) -> None:
-    """A run is continued as it was begun."""
-    for word in words:
-        if re.match(r"--(preset|config|model|loss|optim|train)\b", word):
-            raise ConfigError(
-                f"--resume: got {word!r}, expected no settings: "
-                "a run continues on its own data and settings"
-            )
+def _check_settings_of_resume(words: list[str], arguments: Any) -> None:
+    """A run is continued as it was begun: with no settings, or, as in the same command, its own."""
+    given = [
+        word for word in words if re.match(r"--(preset|config|model|loss|optim|train)\b", word)
+    ]
+    if not given:
+        return
+    from remi_fast.training.run_folder import RunFolder
+
+    if config_from_namespace(arguments) != RunFolder.open(Path(arguments.out)).config():
+        raise ConfigError(
+            f"--resume: got {given[0]!r}, expected no settings, or all that {arguments.out} was "
+            "begun with: a run continues on its own data and settings"
+        )
+
+
+def _check_data_of_resume(data: str, out: str) -> None:
+    """The run's own data may be named, as in the command that it was begun with."""
+    from remi_fast.data.dataset import Dataset
+    from remi_fast.training.run_folder import RunFolder
+
+    run = RunFolder.open(Path(out))
+    own, _ = run.data()
+    if Path(data).resolve() == own.resolve():
+        return
+    expected = str(own)
+    if own.is_relative_to(run.path) and own.is_dir():  # made from a file, of which it has the name
+        (expected,) = Dataset.open(own, verify=False).manifest["summary"]["sources"]
+        if Path(data).name == expected or (data == DEMO and expected.startswith(DEMO)):
+            return
+    raise ConfigError(
+        f"--resume: got DATA {data!r}, expected none, or {expected!r}: "
+        "a run continues on its own data and settings"
+    )
 
 
 def _is_demo(words: list[str], parser: "ArgumentParser") -> bool:
@@ -99,10 +136,7 @@ def run(arguments: Any) -> int:
 
     if arguments.resume:
         if arguments.data is not None:
-            raise ConfigError(
-                f"--resume: got DATA {arguments.data!r}, expected none: "
-                "a run continues on its own data and settings"
-            )
+            _check_data_of_resume(arguments.data, arguments.out)
         result = api.resume(arguments.out)
     else:
         if arguments.data is None:

@@ -1,7 +1,7 @@
 """Reading raw interactions: every supported format becomes one table of users, items and times.
 
-Formats: .parquet, .csv, .tsv, .jsonl, .jsonl.gz, RecBole's .inter (a TSV file with typed names in
-its header), and a folder of text files split already, as ComiRec publishes them.
+Formats: .parquet, .csv, .tsv, .jsonl, these three with .gz too, RecBole's .inter (a TSV file with
+typed names in its header), and a folder of text files split already, as ComiRec publishes them.
 
 Text formats are read as text and typed afterwards. Ids that are all whole numbers become int64;
 any others stay text, as do numbers with leading zeros, since "007" and "7" are two ids. A column
@@ -21,10 +21,13 @@ import polars as pl
 from remi_fast.data.bounded_gzip import BoundedGzip
 from remi_fast.data.dataset import MANIFEST
 from remi_fast.data.text_files import (
-    POLARS_ERRORS,
+    READ_ERRORS,
     SEPARATORS,
     Part,
+    check_fields,
     diagnose,
+    ends_with_separator,
+    may_lack_fields,
     open_text,
     reading,
     sample,
@@ -33,7 +36,7 @@ from remi_fast.data.text_files import (
 )
 from remi_fast.errors import DataError, listed, nearest, shown
 
-SUFFIXES = (".parquet", ".csv", ".tsv", ".inter", ".jsonl", ".jsonl.gz")
+SUFFIXES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".inter", ".jsonl", ".jsonl.gz")
 PARTS = ("train", "valid", "test")
 
 # Usual names, lower case and without "_", "-" or space; the second group counts only when no
@@ -164,37 +167,55 @@ def _header(path: Path, suffix: str) -> list[str]:
 
 def _choose(path: Path, header: list[str], names: ColumnNames) -> ColumnNames:
     """The columns to read, as named in the file: those asked for, or those with a usual name."""
-    # RecBole's names carry a type: "user_id:token".
-    bare = [name.split(":")[0] if path.suffix == ".inter" else name for name in header]
-    chosen: dict[str, str | None] = {}
-    for role, wanted in (("user", names.user), ("item", names.item), ("time", names.time)):
-        if wanted is not None:
-            found = [h for h, b in zip(header, bare, strict=True) if wanted in (h, b)]
-        else:
-            plain = [b.strip().lower().translate(str.maketrans("", "", "_- ")) for b in bare]
-            for usual in _USUAL_NAMES[role]:
-                found = [h for h, p in zip(header, plain, strict=True) if p in usual]
-                if found:
-                    break
-        if len(found) > 1:
+    asked = {"user": names.user, "item": names.item, "time": names.time}
+    found = {role: _candidates(path, header, role, wanted) for role, wanted in asked.items()}
+    for role, wanted in asked.items():
+        if len(found[role]) > 1:
             raise DataError(
-                f"{path}: {len(found)} columns may be the {role}: {listed(found)}, expected one; "
-                f"choose it with --{role}-col (columns found: {listed(header)})"
+                f"{path}: {len(found[role])} columns may be the {role}: {listed(found[role])}, "
+                f"expected one; choose it with --{role}-col (columns found: {listed(header)})"
             )
-        if not found and (role != "time" or wanted is not None):
+        if not found[role] and (role != "time" or wanted is not None):
             what = f"column {wanted!r}" if wanted is not None else f"{role} column"
-            close = nearest(wanted or f"{role}_id", header)
+            free = [name for name in header if not any(name in taken for taken in found.values())]
+            hint = _separated_otherwise(path, header) or nearest(wanted or f"{role}_id", free)
+            if not hint and _suffix(path) in SEPARATORS:
+                hint = "; the first line must name the columns"
             raise DataError(
                 f"{path}: no {what}; name it with --{role}-col "
-                f"(columns found: {listed(header)}){close}"
+                f"(columns found: {listed(header)}){hint}"
             )
-        chosen[role] = found[0] if found else None
+    chosen = {role: columns[0] if columns else None for role, columns in found.items()}
     used = [name for name in chosen.values() if name is not None]
     if len(set(used)) != len(used):
         raise DataError(
             f"{path}: one column has two meanings: {chosen}, expected a column for each"
         )
     return ColumnNames(**chosen)
+
+
+def _candidates(path: Path, header: list[str], role: str, wanted: str | None) -> list[str]:
+    """The columns with the wanted name, or else with a usual one."""
+    # RecBole's names carry a type: "user_id:token".
+    bare = [name.split(":")[0] if path.suffix == ".inter" else name for name in header]
+    if wanted is not None:
+        return [h for h, b in zip(header, bare, strict=True) if wanted in (h, b)]
+    plain = [b.strip().lower().translate(str.maketrans("", "", "_- ")) for b in bare]
+    for usual in _USUAL_NAMES[role]:
+        if found := [h for h, p in zip(header, plain, strict=True) if p in usual]:
+            return found
+    return []
+
+
+def _separated_otherwise(path: Path, header: list[str]) -> str:
+    """What is to be said of a first line that another separator would divide, or nothing."""
+    expected = SEPARATORS.get(_suffix(path))
+    if expected is None or len(header) != 1:
+        return ""
+    for other in ";\t|,":
+        if other in header[0] and other != expected:
+            return f"; the first line is separated by {other!r}, expected {expected!r}"
+    return ""
 
 
 # --- reading -----------------------------------------------------------------------------------
@@ -208,13 +229,30 @@ def _read_file(path: Path, suffix: str, columns: ColumnNames) -> pl.DataFrame:
         if suffix == ".parquet":
             return pl.scan_parquet(path).select(select).collect(engine="streaming")
         if suffix in SEPARATORS:
-            scan = pl.scan_csv(path, separator=SEPARATORS[suffix], infer_schema=False)
-            return scan.select(select).collect(engine="streaming")
+            return _read_delimited(path, suffix, select)
         _check_json_values(path, source)
         schema = dict.fromkeys(source, pl.String)
         return pl.scan_ndjson(_without_mark(path), schema=schema).select(select).collect()
-    except POLARS_ERRORS as error:
+    except READ_ERRORS as error:
         raise diagnose(path, suffix, error) from None
+
+
+def _read_delimited(path: Path, suffix: str, select: list[pl.Expr]) -> pl.DataFrame:
+    """Every field is parsed, and dropped a piece at a time: else polars would not count them."""
+    lacking: list[bool] = []
+
+    def selected(fields: pl.DataFrame) -> pl.DataFrame:
+        lacking.append(may_lack_fields(fields))
+        return fields.select(select)
+
+    names = [each.meta.output_name() for each in select]
+    source = _without_mark(path) if suffix.endswith(".gz") else path
+    scan = pl.scan_csv(source, separator=SEPARATORS[suffix], infer_schema=False, glob=False)
+    frame = scan.map_batches(selected, schema=dict.fromkeys(names, pl.String), streamable=True)
+    table = frame.collect(engine="streaming")
+    if any(lacking) or ends_with_separator(source, suffix):
+        check_fields(path, suffix)
+    return table
 
 
 def _check_json_values(path: Path, source: dict[str, str]) -> None:
@@ -246,6 +284,11 @@ def _read_presplit(folder: Path) -> Interactions:
         raise DataError(
             f"{folder}: prepared already, expected raw interactions; "
             "`remi-fast train` takes it as it is"
+        )
+    if not any(path.name.lower().endswith((*SUFFIXES, ".txt")) for path in folder.iterdir()):
+        raise DataError(
+            f"{folder}: nothing in it can be read, "
+            "expected *_train.txt, *_valid.txt and *_test.txt, or files to be given by name"
         )
     parts, frames = [], []
     for part in PARTS:
@@ -280,7 +323,7 @@ def _read_headerless(path: Path) -> pl.DataFrame:
     schema = dict.fromkeys(names[len(fields)], pl.String)
     try:
         return pl.read_csv(path, has_header=False, schema=schema)
-    except POLARS_ERRORS as error:
+    except READ_ERRORS as error:
         raise diagnose(path, ".txt", error) from None
 
 

@@ -11,7 +11,13 @@ from pathlib import Path
 import polars as pl
 
 from remi_fast.data import readers
-from remi_fast.data.text_files import POLARS_ERRORS, SEPARATORS
+from remi_fast.data.text_files import (
+    READ_ERRORS,
+    SEPARATORS,
+    check_fields,
+    ends_with_separator,
+    may_lack_fields,
+)
 
 PIECE = 16 << 20  # bytes of text at a time
 
@@ -40,13 +46,17 @@ def _scan_as_it_is(path: Path, names: readers.ColumnNames, scratch: Path) -> pl.
             table = pl.scan_parquet(path, glob=False).select(select)
             return table if _is_plain(table) else None
         written: list[Path] = []
+        lacking = False
         for piece in _pieces(path):
             text = pl.read_csv(piece, separator=SEPARATORS[suffix], infer_schema=False)
+            lacking = lacking or ends_with_separator(piece, suffix) or may_lack_fields(text)
             stripped = text.select(select).select(pl.all().str.strip_chars().replace("", None))
             written.append(scratch / f"histories-{len(written):06}.parquet")
             stripped.write_parquet(written[-1])
+        if lacking:
+            check_fields(path, suffix)
         return _typed(pl.scan_parquet(written, glob=False)) if written else None
-    except POLARS_ERRORS:
+    except READ_ERRORS:
         return None
 
 

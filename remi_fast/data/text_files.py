@@ -4,8 +4,10 @@ import csv
 import io
 import itertools
 import json
+import os
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,8 +17,14 @@ import polars as pl
 from remi_fast.data.bounded_gzip import BoundedGzip
 from remi_fast.errors import DataError, shown
 
-SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".txt": ","}
-POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+SEPARATORS = {
+    **{".csv": ",", ".csv.gz": ",", ".txt": ","},
+    **{".tsv": "\t", ".tsv.gz": "\t", ".inter": "\t"},
+}
+READ_ERRORS = (
+    *(pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError),
+    *(EOFError, zlib.error),  # of a gzip file that is cut off or damaged
+)
 _JSON_SAMPLE = 100  # lines whose keys make the column names of a .jsonl file
 
 
@@ -43,7 +51,9 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except UnicodeDecodeError:
         raise not_utf8(path) from None
-    except (*POLARS_ERRORS, EOFError, csv.Error) as error:
+    except csv.Error as error:
+        raise DataError(f"{unreadable(path, error)}{_quote_after(path, 0)}") from None
+    except READ_ERRORS as error:
         raise unreadable(path, error) from None
 
 
@@ -104,6 +114,40 @@ def _records(path: Path, suffix: str, strict: bool = False) -> Iterator[tuple[in
         yield from ((reader.line_num, fields) for fields in reader)
 
 
+def may_lack_fields(frame: pl.DataFrame) -> bool:
+    """Whether a row, not blank, may end before the last column: polars fills it with nulls."""
+    rows = frame.filter(frame.to_series(-1).is_null())
+    return bool(rows.select(pl.any_horizontal(pl.all().is_not_null()).any()).item())
+
+
+def ends_with_separator(source: Path | bytes, suffix: str) -> bool:
+    """Whether a file, or its text, ends with an empty field and no line end: polars forgets it."""
+    separator = SEPARATORS[suffix].encode()
+    if isinstance(source, bytes):
+        return source.endswith(separator)
+    with open(source, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == separator
+
+
+def check_fields(path: Path, suffix: str) -> None:
+    """Raise DataError at the first record of another length than the header's, slowly."""
+    with open_text(path) as file, suppress(csv.Error):  # a longer field than it takes
+        reader = csv.reader(file, delimiter=SEPARATORS[suffix])
+        width = len(next(reader))
+        for fields in reader:
+            if len(fields) != width and _is_filled(fields):
+                raise _miscounted(path, reader.line_num, fields, width)
+
+
+def _is_filled(fields: list[str]) -> bool:
+    return any(map(str.strip, fields))
+
+
+def _miscounted(path: Path, line: int, fields: list[str], width: int) -> DataError:
+    return DataError(f"{path}:{line}: got {len(fields)} fields, expected {width}")
+
+
 def diagnose(path: Path, suffix: str, error: BaseException) -> DataError:
     """Find the line that polars refused; its own message where no line can be blamed."""
     if suffix == ".parquet":
@@ -112,19 +156,31 @@ def diagnose(path: Path, suffix: str, error: BaseException) -> DataError:
     try:
         if suffix in SEPARATORS:
             with open_text(path) as file:
-                width = len(next(csv.reader(file, delimiter=SEPARATORS[suffix])))
+                reader = csv.reader(file, delimiter=SEPARATORS[suffix])
+                width = len(next(reader))
+                line = 0 if suffix == ".txt" else reader.line_num
         for line, fields in _records(path, suffix, strict=True):  # noqa: B007
             if width is None:
                 json_object(path, line, fields[0])
-            elif len(fields) > width:
-                return DataError(f"{path}:{line}: got {len(fields)} fields, expected {width}")
+            elif len(fields) != width and _is_filled(fields):
+                return _miscounted(path, line, fields, width)
     except DataError as found:
         return found
     except UnicodeDecodeError:
         return not_utf8(path)
-    except (csv.Error, EOFError, OSError) as found:
-        return DataError(f"{path}, after line {line}: {found}; expected whole records")
+    except (*READ_ERRORS, csv.Error) as found:
+        hint = _quote_after(path, line) if isinstance(found, csv.Error) else ""
+        return DataError(f"{path}, after line {line}: {found}; expected whole records{hint}")
     return unreadable(path, error)
+
+
+def _quote_after(path: Path, line: int) -> str:
+    """What is to be said of quotes in the line after the last that could be read, or nothing."""
+    with open_text(path) as file:
+        text = next(itertools.islice(file, line, None), "")
+    if '"' not in text:
+        return ""
+    return f"; a quote from line {line + 1} on may not be closed (or doubled, inside a value)"
 
 
 def not_utf8(path: Path) -> DataError:

@@ -35,7 +35,11 @@ class UserEncoder(nn.Module):
 
     def __init__(self, model: MultiInterestModel) -> None:
         super().__init__()
-        self.item_embeddings = model.table.weight
+        # Of the same memory, but not of its storage, which has room for moments: torch.export.save
+        # writes whole storages, and warns of tensors that are only a part of theirs.
+        self.item_embeddings = nn.Parameter(
+            torch.from_numpy(model.table.weight.detach().numpy()), requires_grad=False
+        )
         self.extractor = copy.deepcopy(model.extractor)
         if hasattr(self.extractor, "backend"):
             setattr(self.extractor, "backend", "reference")  # noqa: B010 (a module, says mypy)

@@ -163,7 +163,7 @@ def _lines(
             drawn.append((short(run.label), line))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.locator_params(axis="x", nbins=6)
-    _legend(figure, drawn)
+    _legend_of_runs(figure, runs, drawn)
     return figure, axes
 
 
@@ -190,7 +190,7 @@ def _usage(runs: Sequence[Run], probes: Sequence[Probe]) -> Picture | None:
         drawn.append((short(runs[i].label), bars))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(axis="x", visible=False)
-    _legend(figure, drawn)
+    _legend_of_runs(figure, runs, drawn)
     caption = (
         f"Of up to {diagnostics.USERS} validation users: the interest nearest to their first "
         "held-out item, by the best weights. Interests are numbered from 0, as in recommendations; "
@@ -216,7 +216,8 @@ def _largest(runs: Sequence[Run], probes: Sequence[Probe]) -> Picture | None:
         line = axes.stairs(
             100 * counts / max(1, len(largest)), edges, color=COLORS[i], ls=DASHES[i], lw=1.5
         )
-        drawn.append((f"{short(runs[i].label)} ({100 * collapsed:.1f} % collapsed)", line))
+        name = f"{short(runs[i].label)}: " if len(runs) > 1 else ""
+        drawn.append((f"{name}{100 * collapsed:.1f} % collapsed", line))
     axes.axvline(COLLAPSED, color=OTHERS, ls=":", lw=1)
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
@@ -302,6 +303,12 @@ def _axes(title: str, x: str, y: str) -> tuple[Figure, Any]:
     axes.set_title(title)
     axes.set(xlabel=x, ylabel=y)
     return figure, axes
+
+
+def _legend_of_runs(figure: Figure, runs: Sequence[Run], drawn: Drawn) -> None:
+    """The page's title names a run that is alone."""
+    if len(runs) > 1:
+        _legend(figure, drawn)
 
 
 def _legend(figure: Figure, drawn: Drawn, **more: Any) -> None:

@@ -78,9 +78,13 @@ def notes(runs: Sequence[Run], probes: Sequence[Probe]) -> list[str]:
     found = []
     for run, probe in zip(runs, probes, strict=True):
         found += [f"{run.label}: {note}" for note in (*run.notes, probe.note) if note]
-    if len({run.folder.data()[1] for run in runs}) > 1:
+    if not _of_one_dataset(runs):
         found.append("The runs are of different data: their metrics cannot be compared.")
     return found
+
+
+def _of_one_dataset(runs: Sequence[Run]) -> bool:
+    return len({run.folder.data()[1] for run in runs}) == 1
 
 
 def _list(items: Sequence[str]) -> list[str]:
@@ -94,12 +98,13 @@ def _tables(runs: Sequence[Run], probes: Sequence[Probe]) -> list[str]:
         for key in settings[0]
         if len({each[key] for each in settings}) > 1
     }
+    compared = len(runs) > 1 and _of_one_dataset(runs)
     everything = {key: [each[key] for each in settings] for key in settings[0]}
     parts = ["<h2>Metrics</h2>", '<div class="tables">']
     for split, name in (("test", "Test"), ("valid", "Validation (best step)")):
         rows = [run.metrics(split) for run in runs]
-        parts.append(f"<div><h3>{name}</h3>{_numbers(runs, rows)}</div>")
-    parts += ["</div>", "<p>Bold: the best of each row.</p>" if len(runs) > 1 else ""]
+        parts.append(f"<div><h3>{name}</h3>{_numbers(runs, rows, compared)}</div>")
+    parts += ["</div>", "<p>Bold: the best of each row.</p>" if compared else ""]
     parts += ["<h2>Runs</h2>", _table(runs, _facts(runs, probes)), "<h2>Settings</h2>"]
     if len(runs) > 1:
         parts.append(_table(runs, differ) if differ else "<p>All settings are the same.</p>")
@@ -134,8 +139,8 @@ def _number(value: float | None, form: str) -> str:
     return NONE if value is None else format(value, form)
 
 
-def _numbers(runs: Sequence[Run], columns: Sequence[Mapping[str, float]]) -> str:
-    """A table of metrics, a column a run, with the best of each row in bold."""
+def _numbers(runs: Sequence[Run], columns: Sequence[Mapping[str, float]], compared: bool) -> str:
+    """A table of metrics, a column a run; compared: with the best of each row in bold."""
     names = list(dict.fromkeys(name for column in columns for name in column))
     if not names:
         return "<p>None yet.</p>"
@@ -146,7 +151,7 @@ def _numbers(runs: Sequence[Run], columns: Sequence[Mapping[str, float]]) -> str
         cells = []
         for value in values:
             text = _number(value, ",.0f" if name == "users" else ".4f")
-            bold = value == best and len(runs) > 1 and name != "users"
+            bold = value == best and compared and name != "users"
             cells.append(f"<td>{f'<b>{text}</b>' if bold else text}</td>")
         lines.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
     return _wrapped(runs, lines, ' class="numbers"')

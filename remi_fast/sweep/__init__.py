@@ -11,7 +11,7 @@ from remi_fast.sweep.runs import (
     mean_and_deviation,
     train_all,
 )
-from remi_fast.sweep.space import Range, Space, as_text, check, each_value, grid, space
+from remi_fast.sweep.space import Range, Space, as_text, check, each_value, grid, most, space
 from remi_fast.sweep.table import Row, cells, markdown, rows
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "grid",
     "markdown",
     "mean_and_deviation",
+    "most",
     "rows",
     "space",
     "train_all",

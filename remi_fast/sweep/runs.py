@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import statistics
@@ -22,6 +23,8 @@ from remi_fast.training.run_folder import RunFolder
 
 Settings = dict[str, str]  # configuration key -> value, as on the command line
 Outcome = dict[str, Any] | str  # the result of a run, or the error it ended with
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class SweepFolder:
         Raises RunFolderError where it is something else, ConfigError where data or settings differ.
         """
         self.path, self.base = path, path / "config.yaml"
-        self._threads = config.train.threads
+        self._threads, self._steps = config.train.threads, config.train.steps
         record = {"data": data, **as_dict(config)}
         if search_jobs:
             record["--jobs of the search"] = search_jobs
@@ -123,9 +126,17 @@ class SweepFolder:
             words = [str(data), "--config", str(self.base), *as_options(own)]
             words.append(f"--train.seed={trial.seed}")
         command = [sys.executable, "-m", "remi_fast.cli", "train", "--out", str(trial.folder)]
+        goes = "goes on" if words[0] == "--resume" else "starts"
+        steps = dict(trial.settings).get("train.steps", self._steps)
+        logger.info("%s seed %d: %s, at most %s steps", trial.name, trial.seed, goes, steps)
         done = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
-        result = _result(trial)
-        return result or (done.stderr.strip().splitlines() or ["interrupted"])[-1]
+        return _result(trial) or _last_words(done.stderr)
+
+
+def _last_words(text: str) -> str:
+    """The error that a run ended with, from what it wrote: its log is no part of it."""
+    lines = [line for line in text.strip().splitlines() if not line.startswith("remi-fast: ")]
+    return (lines or ["interrupted"])[-1]
 
 
 def _can_go_on(folder: Path) -> bool:

@@ -103,6 +103,13 @@ def _ends(values: Range) -> list[str]:
     return [as_text(values.low), as_text(values.high)]
 
 
+def most(space: Space, key: str, default: float) -> float:
+    """The largest value of a key of numbers; `default` where it is not varied."""
+    if (values := space.get(key)) is None:
+        return default
+    return values.high if isinstance(values, Range) else max(map(float, values))
+
+
 def check(config: Config, settings: Sequence[Settings], seeds: Sequence[int] = ()) -> None:
     """Raise ConfigError, before anything is made, for a key or value that is none."""
     for each in settings:

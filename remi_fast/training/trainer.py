@@ -105,7 +105,7 @@ class Trainer:
                 shown.update(self)
                 evaluated = self.step % train.eval_every == 0 or self.step == train.steps
                 if evaluated:
-                    shown.evaluated(self._validate(log))
+                    shown.evaluated(self, self._validate(log))
                 if self.step % (train.checkpoint_every or train.eval_every) == 0 or evaluated:
                     self._save()
                     gc.collect(1)  # what saving leaves in cycles would wait for a rare full one

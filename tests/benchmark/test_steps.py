@@ -12,6 +12,7 @@ from remi_fast.benchmark.phases import phases
 from remi_fast.benchmark.steps import Data, check, check_memory, compare, contestants
 from remi_fast.benchmark.turns import PLAIN, REMI, compared, take_turns
 from remi_fast.cli import main
+from remi_fast.cli.bench import common, step
 from remi_fast.config import Config, LossConfig, ModelConfig, TrainConfig
 from remi_fast.errors import BenchmarkError, ConfigError
 from tests.training.test_no_synchronisation import ALLOWED, OnlyAllowed
@@ -285,10 +286,22 @@ def test_the_command(tmp_path, capsys):
     assert "the rest" in shown and "rows' traffic: " in shown and "by the step's time" in shown
 
 
+@pytest.mark.parametrize(
+    "lowest, highest, noisy", [(0.9, 1.1, False), (0.4, 1.1, True), (0.9, 4.3, True)]
+)
+def test_noise_is_named_and_phases_have_a_sum(case, lowest, highest, noisy, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    cost = {"ratio": 1.0, "lowest": lowest, "highest": highest}
+    step.show(case | {"remi_by_plain": cost, "phases_ms": {"batch": 0.25, "loss": 1.5}})
+    shown = capsys.readouterr().out
+    assert ("too noisy for a conclusion" in shown and "--rounds" in shown) == noisy
+    assert "timed in a run of its own: batch 0.250, loss 1.500; 1.750 in all" in shown
+
+
 def test_precision_is_of_a_gpu(capsys):
     words = ["bench", "--num-items", "200", "--users", "200", "--precision", "fp32", "bf16"]
     assert main(words) == 2
-    assert "train.precision: got 'bf16' on a CPU" in capsys.readouterr().err
+    assert "remi-fast bench: --precision: got 'bf16' on a CPU" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("precision, dtype", [("fp32", torch.float32), ("bf16", torch.bfloat16)])
@@ -316,5 +329,9 @@ def test_the_picture(case, tmp_path):
     (axes,) = picture([case]).axes
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert labels == list(case["contestants"])
-    lengths = [bar.get_width() for bar in axes.patches]
-    assert lengths == [row["ms"] for row in case["contestants"].values()]
+    rows = case["contestants"].values()
+    medians = [dots.lines[0].get_xdata()[0] for dots in axes.containers]
+    assert medians == [row["ms"] for row in rows]
+    said = [text.get_text().partition("(")[2] for text in axes.texts]
+    assert said == [f"{common.ratio(row).split()[0]})" for row in rows], "as in the table"
+    assert "logarithmic" in axes.get_xlabel()

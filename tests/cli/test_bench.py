@@ -152,9 +152,9 @@ ERRORS = [
     ("--beta=3", "--beta: `bench step` has no such option, expected it after `bench loss`"),
     ("all --k 3", "--k: `bench all` has no such option, expected it after `bench eval`"),
     ("loss --rond 3", "--rond: `bench loss` has no such option; did you mean --rounds?"),
-    ("loss --batch-size x", "batch_size: got x, expected a whole number"),
+    ("loss --batch-size x", "bench: --batch-size: got x, expected a whole number"),
     ("loss --batch-size 0", "--batch-size: got [0], expected at least 1"),
-    ("loss --precision bf16", "train.precision: got 'bf16' on a CPU, expected 'fp32'"),
+    ("loss --precision bf16", "bench: --precision: got 'bf16' on a CPU, expected 'fp32'"),
     ("loss --num-negatives 5 --catalogue 7", "--num-negatives and --catalogue: got both"),
     ("loss --num-negatives 1", "--num-negatives: got [1], expected at least 2"),
     ("loss --catalogue 1", "--catalogue: got 1, expected at least 2"),
@@ -169,6 +169,8 @@ ERRORS = [
     ("eval --seconds 0", "--seconds: got 0.0, expected more than 0, below 3600"),
     ("loss --out x.txt", "--out: got 'x.txt', expected a name that ends in .json"),
     ("loss --out /no/x.json", "/no: no such folder, expected one for --out"),
+    ("loss --out /proc/x.json", "/proc/x.json: cannot be written ("),
+    ("step --picture /proc/x.png", "/proc/x.png: cannot be written ("),
 ]  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The command line as its user meets it."""
 
 import json
+import logging
 import re
 
 import polars as pl
@@ -43,6 +44,16 @@ def test_help_leaves_out_defaults_that_say_nothing(capsys):
     assert "type: bool, default: False" in text and "type: int, default: 50" in text
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_usage_is_short(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    usage, _, _ = capsys.readouterr().out.partition("\n\n")
+    assert usage.count("\n") <= 1 and "ptions]" in usage.casefold()
+    if command == "train":
+        assert usage == "usage: remi-fast train [options] --out RUN [DATA]"
+
+
 def test_overview(capsys):
     assert main(["--help"]) == 0 and main([]) == 2
     text = capsys.readouterr().out
@@ -54,16 +65,31 @@ def test_overview(capsys):
     "words, status, message",
     [
         (["trian"], 2, "did you mean train?"),
-        (["train", "demo", "--out", "x", "--loss.betta=1"], 2, "did you mean loss.beta?"),
-        (["train", "demo", "--out", "x", "--train.step=3"], 2, "did you mean train.steps?"),
-        (["prepare", "x.csv", "--out", "x", "--item-cl", "i"], 2, "did you mean item-col?"),
+        (["train", "demo", "--out", "x", "--loss.betta=1"], 2, "did you mean --loss.beta?"),
+        (["train", "demo", "--out", "x", "--train.step=3"], 2, "did you mean --train.steps?"),
+        (["prepare", "x.csv", "--out", "x", "--item-cl", "i"], 2, "did you mean --item-col?"),
         (["train", "demo", "--out", "x", "--train.steps=0"], 2, "train.steps: got 0"),
         (["train", "demo", "--out", "x", "--preset", "gowala"], 2, "did you mean gowalla?"),
         (["train", "demo", "--out", "x", "--config"], 2, "expected a value after it"),
         (["train", "--out", "x"], 2, "DATA: got nothing"),
-        (["train", "demo"], 2, "out"),
+        (["train", "demo"], 2, "the following arguments are required: --out"),
+        (["export"], 2, "the following arguments are required: run, --out"),
+        (["train", "demo", "more", "--out", "x"], 2, "unrecognized arguments: more\n"),
+        (
+            ["prepare", "x", "--out", "x", "--filter", "kcore"],
+            2,
+            "--filter: got 'kcore', expected one of one-pass, k-core, none; did you mean k-core?",
+        ),
+        (
+            ["train", "demo", "--out", "x", "--loss.sampler=unifrom"],
+            2,
+            "mixed, full; did you mean uniform?",
+        ),
+        (["prepare", "x", "--out", "x", "--min-item"], 2, "--min-item: got nothing, expected a "),
+        (["recommend", "x", "--sample", "a"], 2, "--sample: got a, expected a whole number"),
         (["train", "--out", "nowhere", "--resume"], 1, "nowhere: no such folder"),
-        (["train", "demo", "--out", "x", "--resume"], 2, "expected none"),
+        (["train", "demo", "--out", "x", "--resume"], 1, "x: no such folder"),
+        (["train", "demo", "--out", "x", "--resume", "--loss.beta=1"], 1, "x: no such folder"),
         (["train", "nothing.csv", "--out", "x"], 1, "nothing.csv: no such file"),
         (["prepare", "nothing.csv", "--out", "x"], 1, "nothing.csv: no such file"),
         (["evaluate", "nowhere"], 1, "nowhere: no such folder"),
@@ -90,10 +116,24 @@ def test_prepare_says_how_many_users_lack_history(tmp_path, capsys):
     assert "users left out of a split for lack of history: train 6, valid 6, test 3" in shown
 
 
+def test_prepare_warns_of_a_split_without_users(tmp_path, capsys, caplog):
+    file = tmp_path / "once.csv"
+    rows = "".join(f"{user},{item},{user}\n" for user in range(20) for item in range(5))
+    file.write_text("user_id,item_id,timestamp\n" + rows)
+    for split, warnings in (("temporal", ["valid", "test"]), ("users", [])):
+        words = ["prepare", str(file), "--out", str(tmp_path / split), "--split", split, "--json"]
+        assert main(words) == 0
+        json.loads(capsys.readouterr().out)
+        told = [record.getMessage() for record in caplog.records]
+        assert [re.search("the (.*) split has no users", each)[1] for each in told] == warnings
+        caplog.clear()
+
+
 def test_prepare_prints_its_numbers(raw_file, tmp_path, capsys):
     assert main(["prepare", str(raw_file), "--out", str(tmp_path / "a")]) == 0
     text = capsys.readouterr().out
     assert "items with >= 5" in text and "300 users" in text and "median" in text
+    assert re.search("^columns: user 'user_id', item 'item_id', time 'timestamp'$", text, re.M)
     words = [
         "prepare",
         str(raw_file),
@@ -166,6 +206,40 @@ def test_train_refuses_an_existing_run_and_resumes_it(trained, capsys):
     assert (trained / "metrics.jsonl").read_text() == before
 
 
+def test_the_same_command_resumes_its_run_but_no_other(trained, raw_file, tmp_path, capsys):
+    data, out = str(trained.parent / "data"), ["--out", str(trained)]
+    for words in (
+        [data, *out, *SMALL],
+        [f"{data}/../data", *out],
+        [*out, *reversed(SMALL)],
+        [data, *out, "--config", str(trained / "config.yaml")],
+    ):
+        assert main(["train", *words, "--resume", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["train"]["steps"] == 20
+    for words, message in (
+        ([data, *out, *SMALL[1:]], "--resume: got '--model.num_interests=2', expected no settings"),
+        ([*out, *SMALL, "--train.steps=30"], "--resume: got '--model.dim=8', expected no settings"),
+        (["demo", *out], f"--resume: got DATA 'demo', expected none, or '{data}'"),
+        ([str(raw_file), *out], "expected none, or"),
+    ):
+        assert main(["train", *words, "--resume"]) == 2
+        assert message in capsys.readouterr().err
+    raw = ["train", str(raw_file), "--out", str(tmp_path / "raw"), *SMALL]
+    assert main(raw) == 0 and main([*raw, "--resume"]) == 0
+    assert main(["train", "demo", "--out", str(tmp_path / "raw"), "--resume"]) == 2
+    assert f"or '{raw_file.name}'" in capsys.readouterr().err
+
+
+def test_the_command_of_the_demo_resumes_it(tmp_path, capsys):
+    words = ["train", "demo", "--out", str(tmp_path / "demo"), "--train.steps=1", "--json"]
+    words += ["--train.eval_users=20"]
+    assert main(words) == 0
+    result = capsys.readouterr().out
+    for more in (words, words[:4]):
+        assert main([*more, "--resume", "--json"]) == 0
+        assert capsys.readouterr().out == result
+
+
 def test_later_settings_win_wherever_they_stand(raw_file, tmp_path, capsys):
     config = tmp_path / "mine.yaml"
     config.write_text("loss: {beta: 0.5}\ntrain: {steps: 11}\n")
@@ -200,6 +274,17 @@ def test_recommend_prints(trained, tmp_path, capsys):
     unknown.write_text("user_id,item_id\nnew,nothing\n")
     assert main(["recommend", str(trained), "--histories", str(unknown)]) == 1
     assert "none of the 1 interactions" in capsys.readouterr().err
+
+
+def test_a_warning_says_that_it_is_one(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", [])  # pytest's
+    monkeypatch.setattr(logging.root, "level", logging.root.level)
+    histories = tmp_path / "h.csv"
+    histories.write_text("user_id,item_id\nnew,t0-1\nnew,nothing\n")
+    assert main(["recommend", str(trained), "--histories", str(histories), "--json"]) == 0
+    assert capsys.readouterr().err.startswith("remi-fast: warning: 1 of 2 interactions are with ")
+    logging.getLogger("remi_fast.training.progress").info("step 10 of 20")
+    assert capsys.readouterr().err == "remi-fast: step 10 of 20\n"
 
 
 def test_info(capsys):

@@ -22,6 +22,7 @@ def json_lines(rows=ROWS):
 
 
 def write(path, content):
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
 
@@ -44,8 +45,10 @@ EXPECTED = pl.DataFrame(ROWS, schema=NAMES, orient="row")
         ("x.inter", text("\t", ["user_id:token", "item_id:token", "timestamp:float"])),
         ("x.jsonl", json_lines()),
         ("x.jsonl", b"\xef\xbb\xbf" + json_lines().encode()),
-        ("x.jsonl.gz", gzip.compress(json_lines().encode())),
+        ("x.jsonl.gz", gzip.compress(json_lines().encode(), mtime=0)),
         ("x.csv", text(",", ["Visitor-ID", "asin", "unixReviewTime"])),
+        ("x.csv.gz", gzip.compress(text(",").encode(), mtime=0)),
+        ("x.tsv.gz", gzip.compress(b"\xef\xbb\xbf" + text("\t").encode(), mtime=0)),
     ],
 )
 def test_formats(tmp_path, name, content):
@@ -59,6 +62,67 @@ def test_parquet_and_several_files(tmp_path):
     EXPECTED[2:].write_parquet(tmp_path / "b.parquet")
     both = read([tmp_path / "a.parquet", tmp_path / "b.parquet"], ColumnNames())
     assert both.frame.equals(EXPECTED)
+
+
+OTHER_COLUMNS = "user,title,item,price\n1,a,5,3\n2,b,6,4\n"
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.inter", "x.csv.gz"])
+@pytest.mark.parametrize(
+    "row, fields",
+    [
+        ("3,Title, the sequel,7,5\n", 5),
+        ("3,Title,7,5,\n", 5),
+        ("3,Title, the sequel,7,", 5),
+        ("3,7,5\n", 3),
+        ("3\n", 1),
+    ],
+    ids=["a comma", "an empty field", "a comma at the end of the file", "no title", "one field"],
+)
+def test_a_row_with_a_field_more_or_less(tmp_path, name, row, fields):
+    content = OTHER_COLUMNS + row
+    if name in ("x.tsv", "x.inter"):
+        content = content.replace(",", "\t")
+    packed = gzip.compress(content.encode()) if name.endswith(".gz") else content
+    with pytest.raises(DataError, match=f"{name}:4: got {fields} fields, expected 4"):
+        read_one(write(tmp_path / name, packed))
+
+
+def test_rows_that_are_long_in_lines_or_characters_but_not_in_fields(tmp_path):
+    rows = '3,"Title, the ""sequel""\n of two",7,\n\n  \n,,\n4,,8,""'
+    frame = read_one(write(tmp_path / "x.csv", OTHER_COLUMNS + rows)).frame
+    assert frame.rows() == [(1, 5), (2, 6), (3, 7), (4, 8)]
+
+
+def test_a_gzip_file_that_is_cut_off(tmp_path):
+    packed = gzip.compress(json_lines([(n, n * n, n**3) for n in range(10_000)]).encode())
+    with pytest.raises(DataError, match=r"x.jsonl.gz, after line 9\d*: .* ended before"):
+        read_one(write(tmp_path / "x.jsonl.gz", packed[:-500]))
+
+
+LONG = "2,b,6,4\n" * 20_000
+
+
+@pytest.mark.parametrize(
+    "content, after",
+    [
+        (OTHER_COLUMNS + '3,"c,7,5\n' + LONG, 3),
+        (OTHER_COLUMNS + '3,"c" d,7,5\n', 3),
+        ('user,title,item,price\n3,"c,7,5\n' + LONG, 1),
+        ('"user,title,item,price\n' + LONG, 0),
+    ],
+    ids=["in a row", "not doubled", "in the first row", "in the header"],
+)
+def test_a_quote_that_is_not_closed(tmp_path, content, after):
+    message = f"a quote from line {after + 1} on may not be closed"
+    with pytest.raises(DataError, match=message) as caught:
+        read_one(write(tmp_path / "x.csv", content))
+    assert f"x.csv, after line {after}: " in str(caught.value) or not after
+
+
+def test_a_field_that_is_too_long_without_a_quote(tmp_path):
+    with pytest.raises(DataError, match=r"field limit \(131072\); expected whole records$"):
+        read_one(write(tmp_path / "x.csv", OTHER_COLUMNS + "3," + "c" * 200_000 + ",7,5,5\n"))
 
 
 @pytest.mark.parametrize("fields", [3, 4])
@@ -117,6 +181,13 @@ def test_columns_by_name(tmp_path):
             "user,thing\n1,2\n",
             r"no item column; name it with --item-col .*'user', 'thing'",
         ),
+        ("x.csv", "user_id,thing,time\n1,2,3\n", r"'time'\); the first line must name the col"),
+        ("x.csv", "user_id,items,time\n1,2,3\n", r"'time'\); did you mean items\?"),
+        ("x.csv", "u17,sku-17-02\n1,2\n", r"'sku-17-02'\); the first line must name the columns"),
+        ("x.csv", "user;item\n1;2\n", "the first line is separated by ';', expected ','"),
+        ("x.csv", "user\titem\n1\t2\n", r"the first line is separated by '\\t', expected ','"),
+        ("x.inter", "user|item\n1|2\n", r"the first line is separated by '\|', expected '\\t'"),
+        ("x.jsonl", '{"user_id": 1, "thing": 2}\n', r"'thing'\)$"),
         ("x.csv", "user,user_id,item\n1,2,3\n", "2 columns may be the user: 'user', 'user_id'"),
         ("x.csv", "user,item\n1,2\n3,4,5\n", r"x.csv:3: got 3 fields, expected 2"),
         ("x.csv", "user,item\n1,2\n3,\n", r"x.csv:3: item_id is empty"),
@@ -140,6 +211,7 @@ def test_errors_of_several_sources(tmp_path):
     csv = write(tmp_path / "a.csv", "user,item\n1,2\n")
     tsv = write(tmp_path / "b.tsv", "user\titem\n1\t2\n")
     other = write(tmp_path / "c.csv", "user,product_id\n1,2\n")
+    write(tmp_path / "empty" / "readme.md", "nothing")
     for sources, message in (
         ([], "no source given"),
         ([tmp_path / "none.csv"], "none.csv: no such file or folder"),
@@ -147,6 +219,7 @@ def test_errors_of_several_sources(tmp_path):
         ([csv, other], "expected columns user='user', item='item'"),
         ([tmp_path, csv], "expected files, or one folder"),
         ([tmp_path], r"got none, expected exactly one file \*_train.txt"),
+        ([tmp_path / "empty"], r"empty: nothing in it can be read, expected \*_train.txt"),
     ):
         with pytest.raises(DataError, match=message):
             read(sources, ColumnNames())

@@ -13,6 +13,7 @@ PLAIN = {
     "leading zeros stay text": "user,item\n7,007\n8,7\n",
     "space around, and a mark": "\ufeffuser_id, item_id \n 7 ,a\n8 , b\n",
     "CRLF": "user_id,item_id\r\n7,a\r\n8,b\r\n",
+    "other columns": 'user_id,title,item_id,price\n7,"x, y",a,1\n8,z,b,\n',
     "quoted": 'user_id,item_id\n7,"a,b"\n8,"c ""d"""\n',
 }
 OTHER = {
@@ -30,6 +31,9 @@ WRONG = {
     "NUL": "user_id,item_id\n7,a\0b\n",
     "times that are none": "user_id,item_id,time\n7,a,noon\n",
     "ragged": "user_id,item_id\n7,a\n7,a,b,c\n",
+    "a field more": "user_id,title,item_id,price\n7,Title, the sequel,a,5\n",
+    "an empty field more": "user_id,title,item_id,price\n7,Title, the sequel,a,",
+    "a field less": "user_id,title,item_id,price\n7,a,5\n",
 }
 
 

@@ -6,6 +6,7 @@ import pickletools
 import stat
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -152,6 +153,18 @@ def test_no_pickle_is_in_the_program_nor_read_from_it(folder, monkeypatch):
 
     monkeypatch.setattr(torch, "load", refuse)
     torch.export.load(folder / FORMATS["torch"])
+
+
+def test_the_program_holds_the_table_and_no_room_for_moments(recommender, tmp_path):
+    table = recommender.model.table.weight
+    assert table.untyped_storage().nbytes() > table.nbytes, "else this tests nothing"
+    program = encoder.export_program(recommender.model)
+    weight = program.state_dict["item_embeddings"]
+    assert weight.untyped_storage().nbytes() == weight.nbytes == table.nbytes
+    assert weight.data_ptr() == table.data_ptr(), "not in memory twice"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder.save_program(program, tmp_path / "program.pt2")
 
 
 def test_no_path_of_this_machine_is_in_an_export(folder):

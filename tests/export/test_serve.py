@@ -269,6 +269,22 @@ def batched(example, answer, ask):
     return asyncio.run(run())
 
 
+@pytest.mark.parametrize("port", ["taken", "70000"])
+def test_a_port_that_cannot_be_had_is_a_line(exported, port, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        if port == "taken":
+            port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, "docs/serve_example.py", str(exported("dnn")), "--port", port],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env=ENVIRONMENT,
+        )
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"serve_example.py: 127.0.0.1:{port}: cannot listen: ")
+
+
 def test_what_comes_in_meanwhile_is_one_batch(example):
     seen = []
 

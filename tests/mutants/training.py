@@ -383,7 +383,7 @@ NEAREST = group(
 SETTINGS = group(
     "remi_fast/config.py",
     ("no steps are enough", ERRORS + "[train: {steps: 0}-train.steps: got 0, expected a "
-     "finite number >= 1]",
+     "whole number >= 1]",
      "if not least <= value < end:",
      "if not 0 <= value < end:"),
     ("NaN is a number", ERRORS + "[loss: {beta: .nan}-loss.beta: got nan]",

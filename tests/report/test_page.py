@@ -146,8 +146,10 @@ def test_other_data_is_pointed_out(page, both, trained, dataset, tmp_path):
     words = ["train", str(dataset.path), "--out", str(tmp_path / "other"), "--train.steps=1"]
     assert main(words) == 0
     shutil.copytree(trained / "mind", tmp_path / "mind")
-    assert "of different data" in page("other", "mind", folder=tmp_path).text
-    assert "of different data" not in both.text
+    apart = page("other", "mind", folder=tmp_path)
+    assert "of different data" in apart.text and "of different data" not in both.text
+    assert "<b>" not in apart.source and "Bold" not in apart.text, "what cannot be compared"
+    assert "<b>" in both.source and "Bold" in both.text
 
 
 def test_damaged_weights_are_an_error(look, trained, tmp_path):

@@ -93,3 +93,11 @@ def test_without_optuna(dataset, tmp_path, capsys, monkeypatch):
     assert error.startswith("remi-fast sweep: --optuna needs the package optuna, expected it from ")
     assert "`pip install 'remi-fast[sweep]'`, got: " in error
     assert not (tmp_path / "sweep").exists()
+
+
+def test_a_search_says_first_how_much_it_is(dataset, tmp_path, made_up, capsys):
+    pytest.importorskip("optuna")
+    command = ["sweep", str(dataset.path), "--out", str(tmp_path / "sweep"), "--optuna", "2"]
+    assert main([*command, "--grid", "loss.beta=1..9", "--seeds", "4", "5"]) == 0
+    announced = "2 settings with seed 4, the best with all 2, at most 1,000,000 steps each\n"
+    assert capsys.readouterr().err.startswith(announced)

@@ -43,7 +43,7 @@ def test_lines_that_are_no_grid(line):
 
 def test_keys_and_values_are_checked_first():
     sweep.check(Config(), [{"loss.beta": "0.5"}])
-    with pytest.raises(ConfigError, match="did you mean loss.beta"):
+    with pytest.raises(ConfigError, match="did you mean --loss.beta"):
         sweep.check(Config(), [{"loss.beta": "1"}, {"loss.betta": "1"}])
     with pytest.raises(ConfigError, match="loss.beta"):
         sweep.check(Config(), [{"loss.beta": "-1"}])

@@ -192,6 +192,67 @@ def test_the_ablation_of_each_model(dataset, tmp_path, capsys, made_up):
 
 
 @pytest.mark.parametrize(
+    "words, announced",
+    [
+        ([], "1 setting x 3 seeds, at most 1,000,000 steps each\n"),
+        (
+            ["--grid", "loss.beta=1,2", "train.steps=9,1000,20", "--seeds", "1"],
+            "6 settings x 1 seed, at most 1,000 steps each\n",
+        ),
+        (
+            ["--grid", "train.steps=10..300", "loss.beta=1,2", "--sample", "5", "--seeds", "1"],
+            "5 settings x 1 seed, at most 300 steps each\n",
+        ),
+    ],
+)
+def test_a_sweep_says_first_how_much_it_is(words, announced, dataset, tmp_path, capsys, made_up):
+    assert main(["sweep", str(dataset.path), "--out", str(tmp_path / "sweep"), *words]) == 0
+    assert capsys.readouterr().err.startswith(announced)
+
+
+def test_each_run_says_that_it_starts_or_goes_on(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    folder = sweep.SweepFolder(tmp_path / "sweep", Config(), "data")
+    commands(monkeypatch)
+    trials = folder.trials([{"loss.beta": "2"}, {"train.steps": "30"}], [7])
+    (trials[1].folder / "checkpoints" / "last").mkdir(parents=True)
+    for trial in trials:
+        folder.train(trial, tmp_path / "data")
+    assert caplog.messages == [
+        "beta=2 seed 7: starts, at most 1000000 steps",
+        "steps=30 seed 7: goes on, at most 30 steps",
+    ]
+
+
+@pytest.mark.parametrize(
+    "written, error",
+    [
+        (
+            "remi-fast: step 10 of 20: loss 1\nremi-fast train: no room\n",
+            "remi-fast train: no room",
+        ),
+        ("remi-fast train: no room\nremi-fast: one more line\n", "remi-fast train: no room"),
+        ("remi-fast: step 10 of 20: loss 1\n", "interrupted"),
+    ],
+)
+def test_the_log_of_a_run_is_not_its_error(written, error, tmp_path, monkeypatch):
+    def run(command, **options):
+        return subprocess.CompletedProcess(command, 1, "", written)
+
+    monkeypatch.setattr(sweep.runs.subprocess, "run", run)
+    folder = sweep.SweepFolder(tmp_path / "sweep", Config(), "data")
+    (trial,) = folder.trials([{}], [1])
+    assert folder.train(trial, tmp_path / "data") == error
+
+
+def test_help_offers_no_resume(capsys):
+    with pytest.raises(SystemExit):
+        main(["sweep", "--help"])
+    shown = capsys.readouterr().out
+    assert "--resume" not in shown and "folder of the sweep, to make or to go on in" in shown
+
+
+@pytest.mark.parametrize(
     "words, steps",
     [("--ablation demo", 3000), ("demo --ablation", 3000), ("data --out demo", 10**6)],
 )
@@ -218,12 +279,13 @@ def test_without_matplotlib_a_sweep_ends_well(dataset, tmp_path, capsys, made_up
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--grid", "loss.betta=1,2"], "did you mean loss.beta"),
+        (["--grid", "loss.betta=1,2"], "did you mean --loss.beta"),
         (["--jobs", "0"], "--jobs: got 0, expected 1 or more"),
         (["--sample", "0", "--grid", "loss.beta=1,2"], "--sample: got 0"),
         (["--ablation", "--loss.beta=0"], "--ablation: got loss.beta 0"),
         (["--optuna", "5"], "--optuna: got no --grid"),
-        (["--resume"], "without --resume"),
+        (["--resume"], "--resume: a sweep has no such option: repeat its command to resume it"),
+        (["--resume", "--train.steps=400"], "repeat its command to resume it, without --resume"),
     ],
 )
 def test_bad_commands_leave_nothing_behind(words, message, dataset, tmp_path, capsys):

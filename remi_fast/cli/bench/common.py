@@ -69,6 +69,7 @@ def add_run(parser: "ArgumentParser", rounds: int | None, seconds: float | None)
 
 def check(arguments: Any, **least: int) -> None:
     """The options that all parts have, and the least values of others."""
+    from remi_fast import files
     from remi_fast.errors import ConfigError, StorageError
 
     for name, smallest in ({"rounds": 1} | least).items():
@@ -89,6 +90,7 @@ def check(arguments: Any, **least: int) -> None:
             raise ConfigError(f"--{name}: got {given!r}, expected a name that ends in {suffix}")
         if not path.parent.is_dir():  # known before minutes are spent
             raise StorageError(f"{path.parent}: no such folder, expected one for --{name}")
+        files.check_writable(path)
 
 
 def check_users(arguments: Any) -> None:
@@ -106,10 +108,14 @@ def check_users(arguments: Any) -> None:
 def device_for(precision: str = "fp32") -> "torch.device":
     """Where `remi-fast train` would train. Raises ConfigError for a precision it has not there."""
     from remi_fast.config import Config, TrainConfig
+    from remi_fast.errors import ConfigError
     from remi_fast.training.placement import training_device
 
     train = TrainConfig(precision=precision)  # type: ignore[arg-type]
-    return training_device(Config(train=train))
+    try:
+        return training_device(Config(train=train))
+    except ConfigError as error:  # it has the option of `train`
+        raise ConfigError(str(error).replace("train.precision", "--precision")) from None
 
 
 def module_of(part: str) -> ModuleType:
@@ -180,10 +186,9 @@ def milliseconds(row: Case) -> str:
 
 def ratio(row: Case) -> str:
     """Time by that of the first: median and range over the rounds."""
-    middle, low, high = (
-        f"{each:.2f}" if each < 100 else f"{each:,.0f}"
-        for each in (row["ratio"], *row["ratio_range"])
-    )
+    from remi_fast.benchmark.turns import times
+
+    middle, low, high = map(times, (row["ratio"], *row["ratio_range"]))
     return f"{middle} ({low} to {high})"
 
 

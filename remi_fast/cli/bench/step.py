@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from remi_fast.config import Config
 
 PHASE_STEPS = 200
+NOISY = 1.5  # a round's ratio by the median, or the other way round
 
 
 def add_arguments(parser: "ArgumentParser") -> None:
@@ -110,6 +111,11 @@ def show(case: common.Case) -> None:
         f"REMI takes {cost['ratio']:.2f} times as long as plain sampled softmax "
         f"({cost['lowest']:.2f} to {cost['highest']:.2f}, by round)"
     )
+    if max(cost["highest"] / cost["ratio"], cost["ratio"] / cost["lowest"]) > NOISY:
+        console.print(
+            f"The rounds differ by more than a factor of {NOISY}: too noisy for a conclusion; "
+            "measure again on an idle machine, or with more --rounds"
+        )
     console.print(
         f"rows' traffic: {moved['bytes'] / 1e6:.1f} MB of rows, moments and gradients, at the "
         f"{moved['bytes_per_s'] / 1e9:,.0f} GB/s of a copy here {moved['ms']:.3g} ms, "
@@ -120,5 +126,9 @@ def show(case: common.Case) -> None:
         parts = ", ".join(f"{name} {us:.1f}" for name, us in first.get("kernel_us", {}).items())
         console.print(f"microseconds of a step with REMI, by kernel: {parts}")
     else:
-        parts = ", ".join(f"{name} {ms:.3f}" for name, ms in case["phases_ms"].items())
-        console.print(f"milliseconds of a step with REMI: {parts}")
+        phases = case["phases_ms"]
+        parts = ", ".join(f"{name} {ms:.3f}" for name, ms in phases.items())
+        console.print(
+            f"milliseconds of a step with REMI, timed in a run of its own: {parts}; "
+            f"{sum(phases.values()):.3f} in all"
+        )

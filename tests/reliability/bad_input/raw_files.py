@@ -9,6 +9,7 @@ from .case import accepted, refused
 HEADER = "user,item,time\n"
 ROWS = "".join(f"{user},{item},{100 * item}\n" for user in range(20) for item in range(10))
 ONE_USER = "".join(f"7,{item},{item}\n" for item in range(10))
+TITLES = "user;title;item;price\n" + "".join(f"{n};a;{n};1\n" for n in range(20))
 GOOD = HEADER + ROWS  # line 202 is the one after it
 PREPARE = "prepare x.csv --out out"
 KEEP_ALL = PREPARE + " --filter none"
@@ -126,13 +127,28 @@ CASES = [
         csv(",".join(f"c{n}" for n in range(1000)) + "\n"),
     ),
     # rows
-    line("a field less", "1,2\n", "timestamp is empty", "a value"),
+    line("a field less", "1,2\n", "2 fields", "expected 3"),
+    *(
+        refused(
+            f"{what} in {name}",
+            f"prepare {name} --out out",
+            f"{name}:22: ",
+            f"got {fields} fields",
+            "expected 4",
+            {name: (TITLES + row).replace(";", separator)},
+        )
+        for what, row, fields in (
+            ("a separator without quotes", "3;Title; the sequel;7;5\n", 5),
+            ("a title less", "3;7;5\n", 3),
+        )
+        for name, separator in (("x.csv", ","), ("x.tsv", "\t"), ("x.inter", "\t"))
+    ),
     line("a field more", "1,2,3,4\n", "4 fields", "expected 3"),
     line(
         "a quote that is not closed",
         '1,"a,3\n',
         "unexpected end",
-        "whole records",
+        "whole records; a quote from line 202 on may not be closed",
         where="x.csv, after line 201",
     ),
     accepted(
@@ -347,8 +363,8 @@ CASES = [
         "an empty folder",
         "prepare empty --out out",
         "empty: ",
-        "got none",
-        "one file [*]_train.txt",
+        "nothing in it can be read",
+        "expected [*]_train.txt",
         given=lambda folder: (folder / "empty").mkdir(),
     ),
     refused(
@@ -419,7 +435,7 @@ CASES = [
     refused(
         "a word for a count",
         PREPARE + " --min-user few",
-        "min_user",
+        "--min-user",
         "got few",
         "a whole number",
         csv(GOOD),
@@ -442,7 +458,7 @@ CASES = [
         PREPARE + " --filter kcore",
         "--filter",
         "'kcore'",
-        "'k-core'",
+        "did you mean k-core",
         csv(GOOD),
         kind=2,
     ),
@@ -451,7 +467,7 @@ CASES = [
         PREPARE + " --min-itm 3",
         "unrecognized",
         "--min-itm",
-        "did you mean min-item",
+        "did you mean --min-item",
         csv(GOOD),
         kind=2,
     ),

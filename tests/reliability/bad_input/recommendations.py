@@ -163,6 +163,13 @@ CASES = [
         "did you mean itm_id",
     ),
     histories(
+        "histories with a comma without quotes",
+        "user_id,title,item_id,price\nnew,Title, the sequel,t0-1,5\n",
+        "h.csv:2: ",
+        "got 5 fields",
+        "expected 4",
+    ),
+    histories(
         "items that nobody knows",
         "user_id,item_id\n1,t9-1\n1,5\n",
         "histories: none of the 2",
@@ -219,7 +226,7 @@ CASES = [
         "info --jsn",
         "unrecognized arguments",
         "--jsn",
-        "did you mean json",
+        "did you mean --json",
         kind=2,
     ),
     refused("a word too many", "info here", "arguments", "here", "unrecognized", kind=2),

@@ -69,8 +69,8 @@ CASES = [
         "a run for data",
         f"train run --out out {SMALL}",
         "run: ",
-        "got none",
-        "expected exactly one file",
+        "a run folder",
+        "expected data: .* `--out run --resume`, .* trained on, run/data",
     ),
     refused(
         "DATA not given",
@@ -139,9 +139,9 @@ CASES = [
     # train --resume
     refused(
         "--resume with DATA",
-        "train data --out run --resume",
+        "train demo --out run --resume",
         "--resume: ",
-        "got DATA 'data'",
+        "got DATA 'demo'",
         "expected none",
         kind=2,
     ),
@@ -330,7 +330,7 @@ CASES = [
         "evaluate run --split train",
         "--split",
         "'train'",
-        "'valid', 'test'",
+        "one of valid, test",
         kind=2,
     ),
 ]

@@ -35,7 +35,7 @@ def trained(**expected):
     return check
 
 
-SIZE = "finite number >= 1 and less than 2147483648"
+SIZE = "a whole number >= 1 and less than 2147483648"
 CASES = [
     # values
     option("K of 0", "--model.num_interests=0", "got 0", SIZE),
@@ -46,7 +46,7 @@ CASES = [
     option("B of 0", "--train.batch_size=0", "got 0", SIZE),
     option("B of 2^31", f"--train.batch_size={2**31}", f"got {2**31}", SIZE),
     option("a history of 2^31", f"--train.min_history={2**31}", "got 2147", SIZE),
-    option("no step", "--train.steps=0", "got 0", "finite number >= 1"),
+    option("no step", "--train.steps=0", "got 0", "a whole number >= 1"),
     option("2^31 steps", f"--train.steps={2**31}", "got 2147483648", "less than 2147"),
     option("half a step", "--train.steps=1.5", "got 1.5", "a whole number"),
     option("beta below 0", "--loss.beta=-1", "got -1.0", "finite number >= 0"),
@@ -131,15 +131,15 @@ CASES = [
         f"{TRAIN} --loss.betta=1",
         "unrecognized arguments",
         "--loss.betta=1",
-        "did you mean loss.beta",
+        "did you mean --loss.beta",
         kind=2,
     ),
     refused(
         "a key without a value",
         f"{TRAIN} --loss.beta",
         "--loss.beta",
-        "argument --loss.beta",
-        "expected one argument",
+        "got nothing",
+        "expected a value after it",
         kind=2,
     ),
     refused(

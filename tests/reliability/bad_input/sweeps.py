@@ -39,7 +39,7 @@ CASES = [
     grid("a range from below 0", "loss.beta=-1..1", "loss.beta: ", "got -1", "number >= 0"),
     grid("a range of dim with halves", "model.dim=8..9.5", "model.dim: ", "got 9.5", "a whole"),
     grid("a range of a choice", "loss.mask_hits=0..1", "loss.mask_hits: ", "got 0", "true or"),
-    grid("a range of no key", "loss.betta=0..1", "unrecognized", "loss.betta", "mean loss.beta"),
+    grid("a range of no key", "loss.betta=0..1", "unrecognized", "loss.betta", "mean --loss.beta"),
     grid("a grid of seeds", "train.seed=1,2", "--grid: ", "got 'train.seed=1,2'", "in --seeds"),
     grid("a sample of too many", MANY, "--grid: ", "got 1,007,021,[0-9,]+ comb", "at most 2"),
     use(
