@@ -1,4 +1,4 @@
-"""What is taken besides time: memory, kernels, bytes that have to move at least."""
+"""What is taken besides time: memory, kernels, bytes of rows that move."""
 
 import ctypes
 import re
@@ -39,7 +39,8 @@ def copy_bandwidth(device: torch.device) -> float:
 
 
 def table_traffic(places: float, distinct: float, dim: int) -> float:
-    """Bytes that a step moves at least for its rows of the item table, with Adam's moments.
+    """Bytes that a step moves for its rows of the item table, with Adam's moments, if no cache has
+    anything of the steps before.
 
     The gather reads each of the `distinct` rows once; backward writes a gradient of each of the
     `places` where a row is used, and the update reads it; the update reads and writes weight, both

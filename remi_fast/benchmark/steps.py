@@ -237,10 +237,10 @@ def compare(
     times = take_turns({name: each.run for name, each in runs.items()}, rounds, seconds)
     by_step = {name: [ms / runs[name].steps for ms in values] for name, values in times.items()}
     table = compared(by_step, REMI)
-    least = floor(data, config, device)
+    traffic = rows_traffic(data, config, device)
     for name, row in table.items():
         row["samples_per_s"] = round(1e3 * batch_size / row["ms"])
-        row["share_of_floor"] = round(least["ms"] / row["ms"], 4)
+        row["traffic_by_time"] = round(traffic["ms"] / row["ms"], 4)
         if device.type == "cuda":
             row |= made[name][1] | profiled(runs[name])
     pairs = zip(table[REMI]["rounds"], table[PLAIN]["rounds"], strict=True)
@@ -254,7 +254,7 @@ def compare(
         "device": device.type,
     }
     head |= {"precision": config.train.precision, "negatives": config.loss.num_negatives}
-    head |= {"checked": checked, "floor": least, "cannot": cannot}
+    head |= {"checked": checked, "traffic": traffic, "cannot": cannot}
     return head | {"remi_by_plain": cost, "contestants": table}
 
 
@@ -266,10 +266,11 @@ def profiled(contestant: Contestant) -> dict[str, Any]:
         return {"not_profiled": because(reason)}
 
 
-def floor(data: Data, config: Config, device: torch.device) -> dict[str, float]:
-    """What the rows of a step take at least: bytes, the device's bandwidth, milliseconds.
+def rows_traffic(data: Data, config: Config, device: torch.device) -> dict[str, float]:
+    """Of a step's rows: bytes, those a second of a large copy on the device, and milliseconds.
 
-    Places and distinct rows are means over a few batches; arithmetic is not counted.
+    No least time: rows that were used a moment ago may still be in a cache. Places and distinct
+    rows are means over a few batches.
     """
     loss, loader, batches = config.loss, data.loader(config), 4
     places = distinct = 0

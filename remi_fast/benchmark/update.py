@@ -80,17 +80,17 @@ def _in_turns(
     by_step = {name: [ms / made[name].steps for ms in values] for name, values in times.items()}
     table = compared(by_step, next(iter(makers)))
     rate = resources.copy_bandwidth(torch.device(next(iter(updates.values())).device))
-    floors = {update: 1e3 * traffic(update) / rate for update in set(updates.values())}
+    moved = {update: 1e3 * traffic(update) / rate for update in set(updates.values())}
     for name, row in table.items():
         row |= made[name].notes
         row["rows_per_s"] = round(1e3 * updates[name].rows / row["ms"])
-        row["share_of_floor"] = round(floors[updates[name]] / row["ms"], 4)
-    least = {"bytes_per_s": round(rate), "ms": {str(u): ms for u, ms in floors.items()}}
-    return {"floor": least, "cannot": cannot, "contestants": table}
+        row["traffic_by_time"] = round(moved[updates[name]] / row["ms"], 4)
+    speed = {"bytes_per_s": round(rate), "ms": {str(u): ms for u, ms in moved.items()}}
+    return {"traffic": speed, "cannot": cannot, "contestants": table}
 
 
 def traffic(update: Update) -> float:
-    """Bytes that a step moves at least, the mean over the ids that are used."""
+    """Bytes of a step's rows, the mean over the ids that are used."""
     batches = islice(id_stream(update), STREAM)
     distinct = sum(len(ids.unique()) for ids in batches) / STREAM
     return resources.table_traffic(update.rows, distinct, DIM)

@@ -1,4 +1,4 @@
-"""Memory, kernels and the floor of `remi-fast bench`."""
+"""Memory, kernels and the rows' traffic of `remi-fast bench`."""
 
 from types import SimpleNamespace
 
@@ -7,7 +7,7 @@ import torch
 
 from remi_fast.benchmark import resources, steps
 from remi_fast.benchmark.resources import counted, peak_memory, table_traffic
-from remi_fast.benchmark.steps import Data, floor
+from remi_fast.benchmark.steps import Data, rows_traffic
 from remi_fast.cli.bench.step import show
 from remi_fast.config import Config, TrainConfig
 from remi_fast.kernels.negatives import sample_negatives
@@ -59,11 +59,11 @@ def test_a_copy_moves_what_it_reads_and_what_it_writes(monkeypatch):
     assert resources.copy_bandwidth(CPU) == 2 * 1000 / 0.5e-3
 
 
-def test_the_floor_is_of_the_rows_of_a_batch(monkeypatch):
+def test_traffic_is_of_the_rows_of_a_batch(monkeypatch):
     monkeypatch.setitem(resources.COPIED, "cpu", 1 << 20)
     config = Config(train=TrainConfig(batch_size=4))
     data = Data(num_items=200, num_users=30)
-    least = floor(data, config, CPU)
+    least = rows_traffic(data, config, CPU)
     loader, places, distinct = data.loader(config), [], []
     for step in range(4):
         batch = loader.batch(step)
@@ -78,11 +78,13 @@ def test_the_floor_is_of_the_rows_of_a_batch(monkeypatch):
     assert 1e8 < least["bytes_per_s"] < 1e12
 
 
-def test_shares_of_the_floor(monkeypatch):
-    monkeypatch.setattr(steps, "floor", lambda *_: {"bytes": 1, "bytes_per_s": 1, "ms": 0.01})
+def test_traffic_is_told_by_the_time_of_a_step(monkeypatch):
+    monkeypatch.setattr(
+        steps, "rows_traffic", lambda *_: {"bytes": 1, "bytes_per_s": 1, "ms": 0.01}
+    )
     case = steps.compare(Data(300, 40), steps.settings(16), peers="none", rounds=1, seconds=0.001)
     for row in case["contestants"].values():
-        assert row["share_of_floor"] == pytest.approx(0.01 / row["ms"], abs=1e-4)
+        assert row["traffic_by_time"] == pytest.approx(0.01 / row["ms"], abs=1e-4)
         assert "peak_bytes" not in row and "kernels" not in row  # of a GPU
     assert case["device"] == "cpu"
 
@@ -117,14 +119,15 @@ def test_memory_of_a_gpu_is_what_came_up(monkeypatch):
 
 def test_what_is_known_of_a_gpu_is_shown(capsys):
     row = {"ms": 0.05, "samples_per_s": 2_560_000, "ratio": 1.0, "ratio_range": [1.0, 1.0]}
-    row |= {"share_of_floor": 0.0383, "kernels": 11.5, "peak_bytes": 300 << 20}
+    row |= {"traffic_by_time": 0.0383, "kernels": 11.5, "peak_bytes": 300 << 20}
+    row |= {"reserved_bytes": 555 << 20}
     row |= {"kernel_us": {"loss": 12.34}}
     case = {
         "batch_size": 128, "items": 368_000, "device": "cuda", "precision": "bf16",
         "contestants": {"remi-fast": row}, "negatives": 1280,
         "remi_by_plain": {"ratio": 1.0, "lowest": 1.0, "highest": 1.0},
         "cannot": {"compiled": "Error: no compiler"},
-        "floor": {"bytes": 8.1e6, "bytes_per_s": 4.3e12, "ms": 0.0019},
+        "traffic": {"bytes": 8.1e6, "bytes_per_s": 4.3e12, "ms": 0.0019},
     }  # fmt: skip
     show(case)
     shown = " ".join(capsys.readouterr().out.split())
@@ -132,6 +135,7 @@ def test_what_is_known_of_a_gpu_is_shown(capsys):
         "3.8%",
         "11.5",
         "300",
+        "555",
         "8.1 MB",
         "4,300 GB/s",
         "0.0019 ms",

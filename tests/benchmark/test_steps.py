@@ -283,7 +283,7 @@ def test_the_command(tmp_path, capsys):
     assert main(words) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "batch 8, 300 items" in shown and "times as long as plain sampled softmax" in shown
-    assert "the rest" in shown and "of floor" in shown and "floor: " in shown
+    assert "the rest" in shown and "rows' traffic: " in shown and "by the step's time" in shown
 
 
 @pytest.mark.parametrize(

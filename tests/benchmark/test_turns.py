@@ -1,6 +1,7 @@
 """What takes turns as a CUDA graph. Without a GPU: what is asked of CUDA, and in which order."""
 
 import contextlib
+import weakref
 
 import pytest
 import torch
@@ -50,6 +51,17 @@ def test_what_goes_by_itself_is_captured(cuda):
     assert is_graph and mode == ["default", "error", "default"]
     run()
     assert told[-1] == "replay"
+
+
+def test_what_a_graph_reads_lives_as_long_as_the_graph(cuda):
+    """It keeps no tensor alive by itself."""
+    tensor = torch.ones(1)
+    alive = weakref.ref(tensor)
+    replay, _ = captured(tensor.sum, torch.device("cuda"))
+    del tensor
+    assert alive() is not None
+    del replay
+    assert alive() is None
 
 
 def test_of_what_waits_for_the_host_no_capture_is_begun(cuda):

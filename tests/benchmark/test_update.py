@@ -38,9 +38,9 @@ def test_a_case_says_what_was_measured(no_fbgemm):
     assert (case["batch_size"], case["items"], case["rows"]) == (2, 60, 62)
     assert 0 < case["checked"][DEFERRED] < 1e-4
     assert case["cannot"] == {FBGEMM: "fbgemm_gpu is not installed"}
-    least = case["floor"]["ms"][str(UPDATE)]
+    least = case["traffic"]["ms"][str(UPDATE)]
     for row in case["contestants"].values():
-        assert row["share_of_floor"] == pytest.approx(least / row["ms"], abs=1e-4)
+        assert row["traffic_by_time"] == pytest.approx(least / row["ms"], abs=1e-4)
         assert row["rows_per_s"] == pytest.approx(1e3 * 62 / row["ms"], abs=0.51)
 
 
@@ -51,8 +51,8 @@ def test_catalogues_are_compared_with_one_another():
     assert list(case["contestants"]) == names and case["items"] == [50, 3000]
     assert case["contestants"][names[0]]["ratio"] == 1
     for row, each in zip(case["contestants"].values(), updates, strict=True):
-        least = case["floor"]["ms"][str(each)]
-        assert row["share_of_floor"] == pytest.approx(least / row["ms"], abs=1e-4)
+        least = case["traffic"]["ms"][str(each)]
+        assert row["traffic_by_time"] == pytest.approx(least / row["ms"], abs=1e-4)
 
 
 def test_what_moves_is_counted_once_a_row():

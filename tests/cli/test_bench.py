@@ -18,7 +18,7 @@ SMALL = {
 SHOWN = {
     "loss": ("loss: batch 4, 16 negatives, 4 interests of 16, beta 1, cpu, fp32", "peak MiB"),
     "loader": ("loader: batch 8, ", "interactions of 30 users", "samples/s"),
-    "update": ("update: batch 4 (124 rows), cpu", "remi-fast, 90 items, uniform", "of floor"),
+    "update": ("update: batch 4 (124 rows), cpu", "remi-fast, 90 items, uniform", "rows' traffic"),
     "eval": ("eval: 3 users, 4 interests of 64, top 5 of 300 items, cpu", "users/s", "0.00%"),
 }
 
@@ -111,6 +111,19 @@ def test_what_is_known_of_a_gpu_is_shown(capsys, monkeypatch):
     common = ["0.020", "1.00", "(1.00", "to", "1.00)", "2e-03"]
     assert ["remi-fast", *common, "3.0", "25.1%", "yes"] in lines
     assert ["the", "other", *common, "?", "no"] in lines
+
+
+def test_updates_that_no_graph_holds_are_marked(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    row = {"ms": 0.02, "ratio": 1.0, "ratio_range": [1.0, 1.0], "rows_per_s": 7}
+    row |= {"traffic_by_time": 0.251, "captured": True}
+    case = {"batch_size": 8, "rows": 248, "items": 90, "ids": "zipf", "device": "cuda"}
+    case["contestants"] = {"remi-fast": row, "the other": row | {"captured": False}}
+    bench.module_of("update").show(case | {"cannot": {}})
+    lines = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
+    common = ["0.020", "7", "1.00", "(1.00", "to", "1.00)", "25.1%"]
+    assert ["remi-fast", *common, "yes"] in lines
+    assert ["the", "other", *common, "not", "captured"] in lines
 
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"]])

@@ -2,6 +2,7 @@
 
 from .killers import group
 
+TURNS = "tests/benchmark/test_turns.py::test_"
 STEPS = "tests/benchmark/test_steps.py::test_"
 RESOURCES = "tests/benchmark/test_resources.py::test_"
 PIECES = "tests/benchmark/test_gpu_pieces.py::test_"
@@ -15,6 +16,9 @@ COMMAND = "tests/cli/test_bench.py::test_"
 MUTANTS = [
     *group(
         "remi_fast/benchmark/turns.py",
+        ("what a graph reads is freed", f"{TURNS}what_a_graph_reads_lives_as_long_as_the_graph",
+         "partial(_replay, graph, run), True",
+         "graph.replay, True"),
         ("the warm-up counts", f"{STEPS}turns_go_round_and_the_first_round_is_left_out",
          "if round_number > 0:",
          "if round_number >= 0:"),
@@ -76,15 +80,15 @@ MUTANTS = [
          f"{RESOURCES}a_contestant_of_several_steps_is_timed_by_the_step",
          "[ms / runs[name].steps for",
          "[ms for"),
-        ("padding is part of the floor", f"{RESOURCES}the_floor_is_of_the_rows_of_a_batch",
+        ("padding is part of the traffic", f"{RESOURCES}traffic_is_of_the_rows_of_a_batch",
          "ids = ids[ids > 0]",
          "ids = ids[ids >= 0]"),
-        ("rows count as often as they occur", f"{RESOURCES}the_floor_is_of_the_rows_of_a_batch",
+        ("rows count as often as they occur", f"{RESOURCES}traffic_is_of_the_rows_of_a_batch",
          "distinct + len(ids.unique())",
          "distinct + len(ids)"),
-        ("a share upside down", f"{RESOURCES}shares_of_the_floor",
-         'least["ms"] / row["ms"]',
-         'row["ms"] / least["ms"]'),
+        ("a share upside down", f"{RESOURCES}traffic_is_told_by_the_time_of_a_step",
+         'traffic["ms"] / row["ms"]',
+         'row["ms"] / traffic["ms"]'),
     ),
     *group(
         "remi_fast/benchmark/resources.py",
@@ -200,9 +204,9 @@ MUTANTS = [
         ("every place moves a row", f"{UPDATE}what_moves_is_counted_once_a_row",
          "len(ids.unique())",
          "len(ids)"),
-        ("one catalogue's floor for all", f"{UPDATE}catalogues_are_compared_with_one_another",
-         "floors[updates[name]] / row",
-         "floors[next(iter(floors))] / row"),
+        ("one catalogue's traffic for all", f"{UPDATE}catalogues_are_compared_with_one_another",
+         "moved[updates[name]] / row",
+         "moved[next(iter(moved))] / row"),
         ("a call of several updates is timed as one",
          f"{UPDATE}several_steps_of_a_call_are_timed_by_the_step",
          "[ms / made[name].steps for",

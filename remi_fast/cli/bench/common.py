@@ -192,6 +192,11 @@ def ratio(row: Case) -> str:
     return f"{middle} ({low} to {high})"
 
 
+def traffic(row: Case) -> str:
+    """The time of the rows' traffic at copy speed, by the step's time."""
+    return f"{row['traffic_by_time']:.1%}"
+
+
 def of_floor(row: Case) -> str:
     """The least time by the time taken."""
     return f"{row['share_of_floor']:.1%}" if "share_of_floor" in row else ""

@@ -92,20 +92,21 @@ def _case(data: "Data", config: "Config", arguments: Any) -> dict[str, Any]:
 
 
 def show(case: common.Case) -> None:
-    """Print the table, the cost of REMI, the floor, and what a step is made of."""
+    """Print the table, the cost of REMI, the rows' traffic, and what a step is made of."""
     from rich.console import Console
 
     title = f"batch {case['batch_size']:,}, {case['items']:,} items"
     title += f", {case['negatives']:,} negatives, {case['device']}, {case['precision']}"
     columns = {"ms a step": common.milliseconds}
     columns["samples/s"] = lambda row: f"{row['samples_per_s']:,}"
-    columns |= {"against the first": common.ratio, "of floor": common.of_floor}
+    columns |= {"against the first": common.ratio, "rows' traffic": common.traffic}
     if case["device"] == "cuda":
         columns["kernels"] = lambda row: f"{row.get('kernels', '?')}"
         columns["peak MiB"] = lambda row: f"{row['peak_bytes'] / 2**20:,.0f}"
+        columns["reserved MiB"] = lambda row: f"{row['reserved_bytes'] / 2**20:,.0f}"
     common.show(title, case, columns)
     console = Console()
-    cost, least = case["remi_by_plain"], case["floor"]
+    cost, moved = case["remi_by_plain"], case["traffic"]
     console.print(
         f"REMI takes {cost['ratio']:.2f} times as long as plain sampled softmax "
         f"({cost['lowest']:.2f} to {cost['highest']:.2f}, by round)"
@@ -116,8 +117,9 @@ def show(case: common.Case) -> None:
             "measure again on an idle machine, or with more --rounds"
         )
     console.print(
-        f"floor: {least['bytes'] / 1e6:.1f} MB of rows, moments and gradients at the "
-        f"{least['bytes_per_s'] / 1e9:,.0f} GB/s of a copy here, {least['ms']:.3g} ms"
+        f"rows' traffic: {moved['bytes'] / 1e6:.1f} MB of rows, moments and gradients, at the "
+        f"{moved['bytes_per_s'] / 1e9:,.0f} GB/s of a copy here {moved['ms']:.3g} ms, "
+        "by the step's time"
     )
     if case["device"] == "cuda":
         first = next(iter(case["contestants"].values()))

@@ -72,11 +72,13 @@ def _updates(arguments: Any) -> "list[list[Update]]":
 
 
 def show(case: common.Case) -> None:
-    """Print the table, and the floor."""
+    """Print the table."""
     title = f"update: batch {case['batch_size']:,} ({case['rows']:,} rows), "
     if isinstance(case["items"], int):
         title += f"{case['items']:,} items, ids {case['ids']}, "
     columns = {"ms a step": common.milliseconds}
     columns["rows/s"] = lambda row: f"{row['rows_per_s']:,}"
-    columns |= {"against the first": common.ratio, "of floor": common.of_floor}
+    columns |= {"against the first": common.ratio, "rows' traffic": common.traffic}
+    if case["device"] == "cuda":
+        columns["graph"] = lambda row: "yes" if row["captured"] else "not captured"
     common.show(title + case["device"], case, columns)
