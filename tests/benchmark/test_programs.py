@@ -21,7 +21,7 @@ SMALL = ["--model.dim=8", "--train.batch_size=16", "--train.steps=4", "--train.e
 CONSTANTS = {  # made smaller
     "adam_curves": {"LOSS_EVERY": 5},
     "finite_checks": {"WARM_UP": 2},
-    "profile_step": {"STEPS": 2},
+    "profile_step": {"CALLS": 2},
 }
 
 
