@@ -26,7 +26,7 @@ def write_dataset(folder: Path, users: int, per_user: int) -> None:
         arrays[f"{name}_users.npy"] = part
         arrays[f"{name}_spans.npy"] = np.stack([edge[part] for edge in edges], axis=1)
     for name, array in arrays.items():
-        np.save(folder / name, array)
+        np.save(folder / name, array, allow_pickle=False)
     for name, columns in TABLES.items():
         pl.DataFrame(dict.fromkeys(columns, [1])).write_parquet(folder / name)
     manifest = {
