@@ -29,21 +29,24 @@ def ihn_loss(
     if num_negatives == 0:  # nothing to compare with
         return (query * target).sum(dim=1) * 0 + negatives.sum() * 0
     scores = query @ negatives.T
-    proposal = torch.zeros_like(scores)
-    if log_q is not None:
-        proposal = log_q.detach().to(scores).expand_as(scores)
+    proposal = None if log_q is None else log_q.detach().to(scores).expand_as(scores)
     empty = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
     if target_ids is not None and negative_ids is not None:
         same = target_ids[:, None] == negative_ids[None, :]
         empty = same.all(dim=1)
         same = same & ~empty[:, None]  # rows without negatives are left out at the end
-        proposal = proposal.masked_fill(same, math.inf)
+        uncorrected = torch.zeros_like(scores) if proposal is None else proposal
+        proposal = uncorrected.masked_fill(same, math.inf)
+
+    def corrected(exponents: Tensor) -> Tensor:
+        return exponents if proposal is None else exponents - proposal
+
     if detach_weights:  # the weights of the mean of exp(s) are constants
-        log_weights = torch.log_softmax(beta * scores.detach() - proposal, dim=1)
+        log_weights = torch.log_softmax(corrected(beta * scores.detach()), dim=1)
         log_mean_exp = torch.logsumexp(scores + log_weights, dim=1)
     else:
-        log_mean_exp = torch.logsumexp((1 + beta) * scores - proposal, dim=1)
-        log_mean_exp = log_mean_exp - torch.logsumexp(beta * scores - proposal, dim=1)
+        log_mean_exp = torch.logsumexp(corrected((1 + beta) * scores), dim=1)
+        log_mean_exp = log_mean_exp - torch.logsumexp(corrected(beta * scores), dim=1)
     target_score = (query * target).sum(dim=1)
     if target_log_q is not None:
         target_score = target_score - target_log_q.detach().to(scores)
