@@ -265,6 +265,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{piece.name:<40}{piece.limit:>4} s  {piece.what}")
         print(f"{len(todo)} pieces, {sum(piece.limit for piece in todo)} s at most")
         return 0
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a job that a shell runs behind it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     free = free_gpu_memory()
     if not free and not options.rehearse:
         print("no GPU here; --rehearse runs the small forms anywhere", file=sys.stderr)
