@@ -44,15 +44,23 @@ def show(table: Mapping[str, Any]) -> None:
 
 
 def commit() -> str:
-    """What `git describe` says of this checkout, else REMI_FAST_COMMIT, else "unknown"."""
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    """What `git describe` says of this checkout, else REMI_FAST_COMMIT, else "unknown".
+
+    It is "-dirty" where anything but results was changed: a program may save several times.
+    """
+
+    def git(*words: str) -> subprocess.CompletedProcess[str]:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        described = done.stdout.strip()
+        described = git("describe", "--always", "--abbrev=12").stdout.strip()
+        changed = git("diff", "--quiet", "HEAD", "--", ":(top)", ":(top,exclude)bench/results")
     except FileNotFoundError:  # no git
         described = ""
-    return described or os.environ.get("REMI_FAST_COMMIT") or "unknown"
+    if not described:
+        return os.environ.get("REMI_FAST_COMMIT") or "unknown"
+    return described + ("-dirty" if changed.returncode else "")
 
 
 def _keep(name: str, path: Path) -> Path:

@@ -334,6 +334,23 @@ def test_little_more_than_torch_is_what_it_says():
     assert done.stdout.split() == ["None"] * len(absent)
 
 
+def test_results_do_not_make_the_commit_dirty(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "__file__", str(tmp_path / "bench" / "results.py"))
+    (tmp_path / "bench" / "results").mkdir(parents=True)
+    code, saved = tmp_path / "code.py", tmp_path / "bench" / "results" / "x.json"
+    for file in (code, saved):
+        file.write_text("1", encoding="utf-8")
+    who = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for words in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "first"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    clean = results.commit()
+    assert len(clean) == 12
+    saved.write_text("2", encoding="utf-8")
+    assert results.commit() == clean
+    code.write_text("2", encoding="utf-8")
+    assert results.commit() == f"{clean}-dirty"
+
+
 def test_the_commit_comes_from_the_environment_where_there_is_no_git(monkeypatch):
     assert results.commit() not in ("", "abc123")
     monkeypatch.setenv("PATH", "/nowhere")
