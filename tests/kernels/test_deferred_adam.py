@@ -5,7 +5,6 @@ in its interpreter, which is slow: shorter streams.
 """
 
 import math
-import re
 from functools import cache
 
 import pytest
@@ -169,43 +168,6 @@ def test_large_tables_have_the_bits_of_small_ones(beside):
         results.append([gathered, state.weight[places], state.exp_avg[places], stamp[places]])
     for mine, theirs in zip(*results, strict=True):
         assert torch.equal(mine, theirs)
-
-
-def test_rows_that_are_not_equally_far_apart_are_refused():
-    state, table = fresh(torch.float32)
-    weight, *moments, stamp = (x.cpu() for x in copies(state))
-    sizes = (0.9, 0.999, 1e-8, table.step_size, table.inv_sqrt_correction)
-    for apart, name, message in (
-        (beside_moments(state).weight.cpu(), "exp_avg", "as far apart"),
-        (weight.T.contiguous().T, "weight", "weight: expected rows that are contiguous"),
-        (torch.stack([weight] * 2, 2)[..., 0], "weight", "rows that are contiguous"),
-        (weight[:1].expand(ROWS, DIM), "weight", "one after the other"),
-    ):
-        wrong = [apart, *moments, stamp]
-        strides = re.escape(str(tuple((moments[0] if name == "exp_avg" else apart).stride())))
-        with pytest.raises(ValueError, match=f"^{name}: got strides {strides}, expected rows that"):
-            kernel.AdamState(*wrong)
-        with pytest.raises(ValueError, match=message):
-            C.AdamView(*(x.numpy() for x in wrong), *sizes)
-
-
-@pytest.mark.parametrize(
-    ("name", "shape", "expected"),
-    [
-        ("weight", (ROWS * DIM,), "(I, d)"),
-        ("exp_avg", (ROWS, DIM + 1), f"(I, d), the weight's: {(ROWS, DIM)}"),
-        ("exp_avg_sq", (ROWS - 1, DIM), f"(I, d), the weight's: {(ROWS, DIM)}"),
-        ("stamp", (ROWS - 1,), f"{(ROWS,)}"),
-    ],
-    ids=["weight", "exp_avg", "exp_avg_sq", "stamp"],
-)
-def test_state_of_unequal_shapes_is_refused(name, shape, expected):
-    names = ("weight", "exp_avg", "exp_avg_sq", "stamp")
-    tensors = dict(zip(names, copies(fresh(torch.float32)[0]), strict=True))
-    tensors[name] = torch.zeros(shape)
-    message = f"{name}: got shape {shape}, expected {expected}"
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-        kernel.AdamState(**tensors)
 
 
 @pytest.mark.parametrize("lr", [constant, warm_up_and_cosine, warm_up_and_down_to_0])
@@ -461,7 +423,6 @@ def test_a_learning_rate_of_zero(backend):
 
 
 def test_same_bits_for_any_number_of_threads():
-    from remi_fast.kernels.native import C
 
     results = []
     before = C.num_threads()

@@ -16,7 +16,8 @@ AGAIN = f"{ADAM}rows_touched_again[triton-10]"
 GATHER = f"{ADAM}gather_gives_each_occurrence_its_row_and_brings_it_up_to_date[triton]"
 NO_RATE = f"{ADAM}a_learning_rate_of_zero[triton]"
 BESIDE = f"{ADAM}rows_with_their_moments_behind_them_have_the_same_bits[triton]"
-APART = f"{ADAM}rows_that_are_not_equally_far_apart_are_refused"
+STATE_TEST = "tests/kernels/test_adam_state.py::test_"
+REFUSED = f"{STATE_TEST}rows_that_are_not_equally_far_apart_are_refused"
 SPREAD = "tests/kernels/test_memory.py::test_"
 HUGE = f"{ADAM}extreme_gradients_stay_finite[triton-1e+25]"
 OUTSIDE = f"{TRITON}ids_outside_the_table_give_nan_and_get_nothing"
@@ -262,16 +263,16 @@ LAUNCHES = group(
 
 STEPS = group(
     STATE,
-    ("a moment's rows at another distance", APART,
+    ("a moment's rows at another distance", REFUSED,
      "if tensor.stride() != strides or",
      "if"),
-    ("rows that are not contiguous", APART,
+    ("rows that are not contiguous", REFUSED,
      "strides[1] != 1 or strides[0]",
      "strides[0]"),
-    ("rows one on the other", APART,
+    ("rows one on the other", REFUSED,
      " or strides[0] < shape[1]:",
      ":"),
-    ("a moment of another shape", f"{ADAM}state_of_unequal_shapes_is_refused[exp_avg]",
+    ("a moment of another shape", f"{STATE_TEST}state_of_unequal_shapes_is_refused[exp_avg]",
      " or got != shape:",
      ":"),
     ("horizon of the first moment alone", betas(2),

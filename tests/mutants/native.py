@@ -116,7 +116,8 @@ UPDATING = group(
 
 APART = group(
     "csrc/adam_bindings.cpp",
-    ("a first moment at another distance", f"{ADAM}rows_that_are_not_equally_far_apart_are_refused",
+    ("a first moment at another distance", 
+     "tests/kernels/test_adam_state.py::test_rows_that_are_not_equally_far_apart_are_refused",
      'require(row_stride(exp_avg_, rows, dim, "exp_avg") == stride &&',
      'require(true ||'),
 )  # fmt: skip
